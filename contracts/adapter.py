@@ -1,0 +1,69 @@
+"""The header of a weights file: string metadata that says what the weights are and what they belong to.
+
+ModelSpec 1.0.1 and kohya's ``ss_*`` keys for other tools, ``patina.*`` for ours. Headers of files from
+elsewhere are untrusted text: read only through ``AdapterHeader.from_metadata``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from contracts.base import PredictionType, TargetSet
+from contracts.config import Frozen
+
+
+class AdapterHeader(Frozen):
+    """What Patina writes into every weights file."""
+
+    name: str
+    method: Literal["lora", "full"]
+    base_identity: str
+    config_digest: str
+    dataset_version: str
+    trigger_word: str | None
+    rank: int | None
+    alpha: float | None
+    targets: TargetSet | None
+    resolution_px: int
+    prediction_type: PredictionType
+    steps: int
+    created: str
+    """ISO 8601, UTC."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """The header as safetensors metadata; every value is a string."""
+        suffix = "/lora" if self.method == "lora" else ""
+        metadata = {
+            "modelspec.sai_model_spec": "1.0.1",
+            "modelspec.architecture": f"stable-diffusion-xl-v1-base{suffix}",
+            "modelspec.implementation": "https://github.com/huggingface/diffusers",
+            "modelspec.title": self.name,
+            "modelspec.resolution": f"{self.resolution_px}x{self.resolution_px}",
+            "modelspec.date": self.created,
+            "modelspec.prediction_type": "v" if self.prediction_type == "v_prediction" else "epsilon",
+            "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_output_name": self.name,
+            "ss_steps": str(self.steps),
+            "patina.header": self.model_dump_json(),
+        }
+        if self.trigger_word:
+            metadata["modelspec.trigger_phrase"] = self.trigger_word
+        if self.method == "lora":
+            metadata |= {
+                "ss_network_module": "networks.lora",
+                "ss_network_dim": str(self.rank),
+                "ss_network_alpha": str(self.alpha),
+            }
+        return metadata
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str] | None) -> Self | None:
+        """Read our own header back; None when the file is not ours or its header is not readable."""
+        text = (metadata or {}).get("patina.header")
+        if text is None:
+            return None
+        try:
+            return cls.model_validate_json(text)
+        except ValueError:
+            return None

@@ -1,0 +1,202 @@
+"""What can go wrong, in words a person can act on: one table of codes, messages and hints.
+
+Knows nothing about HTTP statuses (api/errors.py) or about who raises what.
+
+    PatinaError            a refusal or failure with a code; its text may be shown to the user
+      InvalidInput         one or more fields are wrong; all of them are listed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from pydantic import ValidationError
+
+from contracts.config import Frozen
+
+
+class FailureCode(StrEnum):
+    """Stable names clients may branch on."""
+
+    INVALID_INPUT = "invalid_input"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    FORBIDDEN_ORIGIN = "forbidden_origin"
+    UNAUTHENTICATED = "unauthenticated"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    TOO_LARGE = "too_large"
+    NOT_A_ZIP = "not_a_zip"
+    EMPTY_DATASET = "empty_dataset"
+    UNFINISHED_INGEST = "unfinished_ingest"
+    UNKNOWN_RECIPE = "unknown_recipe"
+    UNKNOWN_BASE = "unknown_base"
+    BASE_UNREADABLE = "base_unreadable"
+    BASE_MISMATCH = "base_mismatch"
+    DATASET_UNREADABLE = "dataset_unreadable"
+    WEIGHTS_UNREADABLE = "weights_unreadable"
+    CHECKPOINT_MISMATCH = "checkpoint_mismatch"
+    NAN_LATENT = "nan_latent"
+    NAN_LOSS = "nan_loss"
+    OUT_OF_MEMORY = "out_of_memory"
+    WORKER_LOST = "worker_lost"
+    CANCELLED = "cancelled"
+    BROKER_UNAVAILABLE = "broker_unavailable"
+    PORT_IN_USE = "port_in_use"
+    HOME_UNUSABLE = "home_unusable"
+    ALREADY_RUNNING = "already_running"
+    SERVER_UNREACHABLE = "server_unreachable"
+    INTERNAL = "internal"
+
+
+class FailureText(Frozen):
+    """The default words for a code; a raiser may say something more exact."""
+
+    message: str
+    hint: str
+    retryable: bool = False
+    """Whether trying the same thing again can succeed without anyone changing anything."""
+
+
+FAILURES: dict[FailureCode, FailureText] = {
+    FailureCode.INVALID_INPUT: FailureText(
+        message="The request has fields that cannot be accepted.", hint="Correct every field listed and send it again."
+    ),
+    FailureCode.NOT_FOUND: FailureText(
+        message="There is no such thing here.", hint="Check the id; list what exists with the matching ls command."
+    ),
+    FailureCode.CONFLICT: FailureText(
+        message="The thing is not in a state that allows this.", hint="Read it again and decide from its status."
+    ),
+    FailureCode.FORBIDDEN_ORIGIN: FailureText(
+        message="The request came from another site or under a foreign host name.",
+        hint="Call the server by the address it is bound to, from its own pages or without an Origin header.",
+    ),
+    FailureCode.UNAUTHENTICATED: FailureText(
+        message="The API key is missing or not known.",
+        hint="Send Authorization: Bearer KEY; make one on the server with `patina keys create`.",
+    ),
+    FailureCode.UNSUPPORTED_MEDIA_TYPE: FailureText(
+        message="The body's content type is not accepted here.", hint="Send application/json (or multipart for files)."
+    ),
+    FailureCode.TOO_LARGE: FailureText(
+        message="The upload is over a limit.", hint="Send less at once, or raise the limit in the server's settings."
+    ),
+    FailureCode.NOT_A_ZIP: FailureText(
+        message="The file is named .zip but is not a zip archive.",
+        hint="Pack the folder again with any zip tool, or upload the files themselves.",
+    ),
+    FailureCode.EMPTY_DATASET: FailureText(
+        message="The dataset has no usable image.", hint="Read its ledger: every file's fate and the reason are there."
+    ),
+    FailureCode.UNFINISHED_INGEST: FailureText(
+        message="Uploaded files are still being read.", hint="Wait until the dataset's status is ready.", retryable=True
+    ),
+    FailureCode.UNKNOWN_RECIPE: FailureText(
+        message="There is no recipe of that name.", hint="Recipes are the files in configs/train; name one of them."
+    ),
+    FailureCode.UNKNOWN_BASE: FailureText(
+        message="There is no base of that name.",
+        hint="List the bases with `patina bases ls`; add one with `patina bases add`.",
+    ),
+    FailureCode.BASE_UNREADABLE: FailureText(
+        message="The base model cannot be read.",
+        hint="It must be an SDXL diffusers folder or a single-file .safetensors checkpoint.",
+    ),
+    FailureCode.BASE_MISMATCH: FailureText(
+        message="The weights belong to another base.", hint="Generate on the base they were trained on."
+    ),
+    FailureCode.DATASET_UNREADABLE: FailureText(
+        message="The dataset cannot be read.", hint="Freeze it again, or pass a folder of images with captions."
+    ),
+    FailureCode.WEIGHTS_UNREADABLE: FailureText(
+        message="The weights file cannot be read.", hint="It must be a LoRA in safetensors form that fits the base."
+    ),
+    FailureCode.CHECKPOINT_MISMATCH: FailureText(
+        message="The checkpoint belongs to another configuration.",
+        hint="Resume with the configuration it was made with, or start in a new run directory.",
+    ),
+    FailureCode.NAN_LATENT: FailureText(
+        message="An image's latent is not a finite number.",
+        hint="The VAE overflowed: set its config's force_upcast, or use an fp16-safe VAE.",
+    ),
+    FailureCode.NAN_LOSS: FailureText(
+        message="The loss is not a finite number.", hint="Lower the learning rate or use bf16 or fp32."
+    ),
+    FailureCode.OUT_OF_MEMORY: FailureText(
+        message="The device ran out of memory.",
+        hint="Lower batch_size (raise gradient_accumulation_steps by as much), or turn on gradient_checkpointing.",
+    ),
+    FailureCode.WORKER_LOST: FailureText(
+        message="The process doing the work disappeared.", hint="Read the run's log for its last words.", retryable=True
+    ),
+    FailureCode.CANCELLED: FailureText(message="Cancelled on request.", hint="Nothing to do."),
+    FailureCode.BROKER_UNAVAILABLE: FailureText(
+        message="The message broker does not answer.",
+        hint="The work is kept and starts when it is back.",
+        retryable=True,
+    ),
+    FailureCode.PORT_IN_USE: FailureText(
+        message="The port is already in use.", hint="Choose another with `patina up --port N`."
+    ),
+    FailureCode.HOME_UNUSABLE: FailureText(
+        message="PATINA_HOME cannot be written.", hint="Give a folder you can write: PATINA_HOME=DIR patina up."
+    ),
+    FailureCode.ALREADY_RUNNING: FailureText(
+        message="Another Patina runs on this home.", hint="Use that one, stop it, or choose another PATINA_HOME."
+    ),
+    FailureCode.SERVER_UNREACHABLE: FailureText(
+        message="No Patina server answers.", hint="Start it with `patina up`, or set PATINA_API_URL.", retryable=True
+    ),
+    FailureCode.INTERNAL: FailureText(
+        message="Something unexpected went wrong.", hint="Quote the reference id to whoever runs the server."
+    ),
+}
+
+
+class FieldError(Frozen):
+    """One wrong field, by JSON pointer (RFC 6901) into the request."""
+
+    pointer: str
+    message: str
+
+
+class PatinaError(Exception):
+    """A refusal or failure whose text may be shown: code, message, what to do next.
+
+    Args:
+        code: the stable name; it also gives the default words.
+        message: a more exact sentence than the table's.
+        hint: a more exact next step than the table's.
+    """
+
+    def __init__(self, code: FailureCode, message: str | None = None, hint: str | None = None) -> None:
+        self.code = code
+        self.message = message or FAILURES[code].message
+        self.hint = hint or FAILURES[code].hint
+        super().__init__(f"{self.message} {self.hint}")
+
+
+class InvalidInput(PatinaError):
+    """Fields are wrong; ``errors`` lists every one of them, never only the first."""
+
+    def __init__(self, errors: Sequence[FieldError], message: str | None = None, hint: str | None = None) -> None:
+        self.errors = tuple(errors)
+        super().__init__(FailureCode.INVALID_INPUT, message, hint)
+        self.args = (f"{self.message} " + "; ".join(f"{e.pointer or '/'}: {e.message}" for e in self.errors),)
+
+
+def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
+    """Every error of a pydantic validation as pointer and words."""
+    return [FieldError(pointer=prefix + _pointer(e["loc"]), message=_words(e)) for e in error.errors()]
+
+
+def _pointer(location: Sequence[int | str]) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def _words(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "there is no such setting; check the spelling"
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,251 @@
+"""What to train: the one configuration tree, shared by recipes, the HTTP API, the web form and the trainer.
+
+Knows nothing about where things are: no field is a path, a URL or a repository id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from contracts.base import PredictionType, TargetSet
+from contracts.config import Frozen, digest
+from contracts.failures import FieldError, InvalidInput, field_errors
+
+
+class LoraSettings(Frozen):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the UNet."""
+
+    rank: Annotated[int, Field(ge=1, le=256)] = 16
+    """Width of the low-rank update; more rank, more capacity and a larger file."""
+
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """The update is scaled by alpha / rank."""
+
+    targets: TargetSet = "attn-ff"
+    """attn: attention projections. attn-ff: feed-forward and the transformers' in and out projections too."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the adapter's inputs zeroed while training."""
+
+
+class OptimizerSettings(Frozen):
+    """AdamW and its learning-rate schedule, stepped once per optimiser step."""
+
+    kind: Literal["adamw"] = "adamw"
+    """The optimiser."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    """Peak learning rate."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay."""
+
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay rates of the two moment estimates."""
+
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator."""
+
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this norm; null turns clipping off."""
+
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Shape of the learning rate after warm-up."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises from zero."""
+
+
+class LossSettings(Frozen):
+    """The denoising objective."""
+
+    prediction_type: PredictionType | None = None
+    """What the UNet predicts; null reads it from the base."""
+
+    min_snr_gamma: Annotated[float, Field(gt=0)] | None = 5.0
+    """Min-SNR loss weighting (Hang et al. 2023, arXiv:2303.09556); null weighs all timesteps alike."""
+
+
+class DataSettings(Frozen):
+    """How pictures and captions are fed."""
+
+    resolution_px: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """Side of the square whose area every bucket has; null is the base's native size."""
+
+    bucket_step_px: Annotated[int, Field(ge=8, le=256, multiple_of=8)] | None = None
+    """Granularity of bucket sides; null is 64, or 8 for bases smaller than 512 px."""
+
+    max_aspect: Annotated[float, Field(ge=1, le=8)] = 3.0
+    """Widest ratio of a bucket's sides."""
+
+    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of samples trained without their caption, which classifier-free guidance needs."""
+
+    flip: bool = False
+    """Mirror half of the samples; not for pictures with text or a side."""
+
+
+class CheckpointSettings(Frozen):
+    """When the run's state is saved so that it can go on exactly."""
+
+    every_steps: Annotated[int, Field(ge=1)] | None = 250
+    """Steps between checkpoints; null saves only when stopped."""
+
+    keep: Annotated[int, Field(ge=1)] = 2
+    """How many of the newest checkpoints stay."""
+
+
+class PreviewSettings(Frozen):
+    """Pictures generated from fixed prompts and seeds to watch the run."""
+
+    prompts: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...], Field(max_length=16)] = ()
+    """One picture each; the trigger word is put in front where it is missing."""
+
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between previews, besides before the first and after the last; null makes only those two."""
+
+    sampling_steps: Annotated[int, Field(ge=1, le=200)] = 25
+    """Denoising steps of a preview."""
+
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] = 5.0
+    """Classifier-free guidance of a preview."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the first prompt's noise; the next prompts take the next seeds."""
+
+
+class HeldOutSettings(Frozen):
+    """Loss on the held-out split, on fixed noise and timesteps, before, during and after."""
+
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between measurements, besides before the first and after the last."""
+
+    timesteps: Annotated[int, Field(ge=1, le=64)] = 4
+    """Evenly spread timesteps measured for each held-out picture."""
+
+
+class TrackingSettings(Frozen):
+    """Weights & Biases; offline unless WANDB_API_KEY is set where the trainer runs."""
+
+    enabled: bool = True
+    """Whether a W&B run is written at all; the run directory's events are always written."""
+
+    project: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] = "patina"
+    """W&B project."""
+
+    entity: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] | None = None
+    """W&B team or user; null is the key's default."""
+
+    group: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] | None = None
+    """Runs shown together."""
+
+    tags: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=16)] = ()
+    """Labels to find the run by."""
+
+
+class TrainConfig(Frozen):
+    """One training run, complete but for where its base and data are."""
+
+    method: Literal["lora", "full"] = "lora"
+    """lora trains adapters; full trains the whole UNet."""
+
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
+    """Optimiser steps."""
+
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Pictures in one forward pass on one device."""
+
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Forward passes whose gradients make one optimiser step."""
+
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Compute type of the frozen base; adapters are always kept in fp32."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Every random choice of the run follows from it."""
+
+    trigger_word: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f,]+$")] | None = None
+    """Word that stands for what is trained; put in front of captions that lack it."""
+
+    output_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "lora"
+    """Name the weights are registered under."""
+
+    lora: LoraSettings = LoraSettings()
+    """Adapters; without effect when method is full."""
+
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """Optimiser and schedule."""
+
+    loss: LossSettings = LossSettings()
+    """Objective."""
+
+    data: DataSettings = DataSettings()
+    """Pictures and captions."""
+
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    """Saving and resuming."""
+
+    preview: PreviewSettings = PreviewSettings()
+    """Pictures made while training."""
+
+    held_out: HeldOutSettings = HeldOutSettings()
+    """Held-out loss."""
+
+    tracking: TrackingSettings = TrackingSettings()
+    """Weights & Biases."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.optimizer.warmup_steps >= self.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) must be below steps ({self.steps})"
+            )
+        return self
+
+    def digest(self) -> str:
+        """sha256 of the configuration, written into the weights' header."""
+        return digest(self.model_dump(mode="json"))
+
+
+RESULT_NEUTRAL_FIELDS = frozenset({"checkpoint", "preview", "held_out", "tracking", "output_name"})
+"""Top-level fields a resumed run may change without changing what is learned."""
+
+
+def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Build a config from a recipe's values and dotted overrides such as ``{"lora.rank": 8}``.
+
+    Raises:
+        InvalidInput: with every unknown key and wrong value at once.
+    """
+    merged, errors = _with_overrides(values, overrides or {})
+    try:
+        config = TrainConfig.model_validate(merged)
+    except ValidationError as error:
+        raise InvalidInput([*errors, *field_errors(error)], hint="See docs/recipes.md for every setting.") from None
+    if errors:
+        raise InvalidInput(errors, hint="See docs/recipes.md for every setting.")
+    return config
+
+
+def _with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldError]]:
+    merged: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    errors = []
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        node: Any = merged
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                errors.append(
+                    FieldError(pointer="/" + dotted.replace(".", "/"), message=f"{parent} has no settings inside")
+                )
+                break
+        else:
+            node[last] = value
+    return merged, errors
