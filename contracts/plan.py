@@ -69,7 +69,8 @@ def make_plan(
     buckets: dict[str, int] = {}
     upscaled = 0
     for size, count in dataset.train_sizes.items():
-        placement = place(*map(int, size.split("x")), table)
+        width, height = (int(side) for side in size.split("x"))
+        placement = place(width, height, table)
         buckets[str(placement.bucket)] = buckets.get(str(placement.bucket), 0) + count
         upscaled += count if placement.upscaling > 1 else 0
     global_batch = config.batch_size * config.gradient_accumulation_steps * processes
