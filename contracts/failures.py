@@ -22,6 +22,7 @@ class FailureCode(StrEnum):
 
     INVALID_INPUT = "invalid_input"
     NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
     FORBIDDEN_ORIGIN = "forbidden_origin"
     UNAUTHENTICATED = "unauthenticated"
@@ -65,6 +66,9 @@ FAILURES: dict[FailureCode, FailureText] = {
     ),
     FailureCode.NOT_FOUND: FailureText(
         message="There is no such thing here.", hint="Check the id; list what exists with the matching ls command."
+    ),
+    FailureCode.METHOD_NOT_ALLOWED: FailureText(
+        message="The address exists, but not for this method.", hint="See /docs for what each address does."
     ),
     FailureCode.CONFLICT: FailureText(
         message="The thing is not in a state that allows this.", hint="Read it again and decide from its status."
