@@ -1,0 +1,105 @@
+"""Zip archives, honest and hostile."""
+
+from __future__ import annotations
+
+import io
+import stat
+import zipfile
+
+import pytest
+
+from worker.archives import Limits, Member, NotAnArchive, members
+
+
+def zipped(*files: tuple[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    stream.seek(0)
+    return stream
+
+
+def names(found: list[Member]) -> list[str]:
+    return [member.name for member in found]
+
+
+class TestMembers:
+    def test_come_in_order_with_their_bytes(self) -> None:
+        found = list(members(zipped(("b.png", b"B"), ("a/a.txt", b"A"))))
+        assert [(m.name, m.data) for m in found] == [("b.png", b"B"), ("a/a.txt", b"A")]
+
+    def test_folders_and_desktop_litter_are_passed_over(self) -> None:
+        archive = zipped(("d/", b""), ("__MACOSX/._a.png", b"x"), ("d/.DS_Store", b"x"), ("a.png", b"x"))
+        assert names(list(members(archive))) == ["a.png"]
+
+    def test_names_are_only_names(self) -> None:
+        archive = zipped(("../../etc/passwd", b"x"), ("/absolute", b"y"))
+        assert [m.data for m in members(archive)] == [b"x", b"y"]
+
+
+class TestRefusals:
+    def test_what_is_not_a_zip_says_what_to_do(self) -> None:
+        with pytest.raises(NotAnArchive, match="not a zip archive"):
+            list(members(io.BytesIO(b"PK but not really")))
+
+    def test_too_many_entries(self) -> None:
+        with pytest.raises(NotAnArchive, match="at most 2"):
+            list(members(zipped(("a", b""), ("b", b""), ("c", b"")), Limits(entries=2)))
+
+    def test_a_member_that_unpacks_too_large_is_refused_and_the_next_one_taken(self) -> None:
+        archive = zipped(("big", bytes(3 * 1024**2)), ("small", b"x"), compression=zipfile.ZIP_STORED)
+        found = list(members(archive, Limits(entry_bytes=2 * 1024**2)))
+        assert found[0].data is None
+        assert found[0].refused == "larger than 2 MB unpacked"
+        assert found[1].data == b"x"
+
+    def test_a_bomb_is_refused_by_its_ratio(self) -> None:
+        (bomb,) = members(zipped(("bomb", bytes(50 * 1024**2))))
+        assert bomb.refused == "packed suspiciously tightly"
+
+    def test_the_total_is_counted_over_members(self) -> None:
+        files = [(f"{n}", bytes(1024**2 - 1)) for n in range(4)]
+        found = list(members(zipped(*files, compression=zipfile.ZIP_STORED), Limits(total_bytes=2 * 1024**2)))
+        assert [m.refused is None for m in found] == [True, True, False, False]
+
+    def test_sizes_the_headers_lie_about_are_not_believed(self) -> None:
+        data = zipped(("liar", bytes(3 * 1024**2))).getvalue()
+        small = data.replace((3 * 1024**2).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+        assert small != data
+        (liar,) = members(io.BytesIO(small), Limits(entry_bytes=2 * 1024**2))
+        assert liar.data is None
+
+    def test_symlinks(self) -> None:
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            link = zipfile.ZipInfo("link.png")
+            link.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(link, "/etc/passwd")
+        (member,) = members(stream)
+        assert member.refused == "a link or device, not a file"
+
+    def test_encrypted_members(self) -> None:
+        data = bytearray(zipped(("secret.png", b"x")).getvalue())
+        central = data.rindex(b"PK\x01\x02")
+        data[central + 8] |= 1
+        data[6] |= 1
+        (member,) = members(io.BytesIO(bytes(data)))
+        assert member.refused is not None
+        assert member.refused.startswith("encrypted")
+
+    def test_archives_inside_archives(self) -> None:
+        (member,) = members(zipped(("inner.ZIP", zipped(("a", b"")).getvalue())))
+        assert member.refused is not None
+        assert "unpack it first" in member.refused
+
+    def test_a_name_that_comes_twice_is_taken_once(self) -> None:
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive = zipped(("a", b"1"), ("a", b"2"))
+        assert [m.data for m in members(archive)] == [b"1", None]
+
+    def test_a_damaged_member_does_not_spoil_the_others(self) -> None:
+        data = bytearray(zipped(("a", b"A" * 50), ("b", b"B"), compression=zipfile.ZIP_STORED).getvalue())
+        data[data.index(b"A" * 50)] ^= 1
+        found = list(members(io.BytesIO(bytes(data))))
+        assert [(m.data, m.refused) for m in found] == [(None, "damaged inside the archive"), (b"B", None)]

@@ -1,0 +1,209 @@
+"""The decoding child, as a real process, against pictures that are not what they say."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+
+from contracts.dataset import image_identity
+from worker.decode import Decoded, Decoder, Refused
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder() as decoder:
+        yield decoder
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def taken(answer: Decoded | Refused) -> Decoded:
+    assert isinstance(answer, Decoded), answer
+    return answer
+
+
+def refused(answer: Decoded | Refused) -> str:
+    assert isinstance(answer, Refused), answer
+    return answer.reason
+
+
+def pixels(answer: Decoded) -> Image.Image:
+    image = Image.open(io.BytesIO(answer.png))
+    image.load()
+    return image
+
+
+def png_header_of(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds one row of zeros."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+
+
+class TestIdentity:
+    def test_is_that_of_the_pixels_not_of_the_file(self, decoder: Decoder) -> None:
+        image = Image.effect_noise((32, 20), 80).convert("RGB")
+        as_png, as_webp = (
+            taken(decoder.decode(encoded(image, k, **o))) for k, o in (("PNG", {}), ("WEBP", {"lossless": True}))
+        )
+        assert as_png.identity == as_webp.identity == image_identity(32, 20, image.tobytes())
+
+    def test_the_stored_png_has_the_same_identity(self, decoder: Decoder) -> None:
+        first = taken(decoder.decode(encoded(Image.effect_noise((40, 24), 50).convert("RGB"), "JPEG")))
+        assert taken(decoder.decode(first.png)).identity == first.identity
+
+    def test_one_changed_pixel_changes_it(self, decoder: Decoder) -> None:
+        image = Image.new("RGB", (32, 32), "red")
+        before = taken(decoder.decode(encoded(image)))
+        image.putpixel((3, 3), (254, 0, 0))
+        assert taken(decoder.decode(encoded(image))).identity != before.identity
+
+
+class TestColour:
+    def test_alpha_is_flattened_on_white(self, decoder: Decoder) -> None:
+        image = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
+        image.paste((255, 0, 0, 128), (0, 0, 16, 32))
+        stored = pixels(taken(decoder.decode(encoded(image))))
+        assert stored.getpixel((31, 0)) == (255, 255, 255)
+        assert stored.getpixel((0, 0)) == (255, 127, 127)
+
+    def test_palette_transparency_is_flattened_on_white(self, decoder: Decoder) -> None:
+        image = Image.new("P", (32, 32), 1)
+        image.putpalette([255, 0, 0, 0, 0, 255])
+        stored = pixels(taken(decoder.decode(encoded(image, transparency=1))))
+        assert stored.getpixel((0, 0)) == (255, 255, 255)
+
+    def test_sixteen_bit_grey_is_scaled_not_clipped(self, decoder: Decoder) -> None:
+        stored = pixels(taken(decoder.decode(encoded(Image.new("I;16", (32, 32), 128 * 257)))))
+        assert stored.getpixel((0, 0)) == (128, 128, 128)
+
+    def test_an_embedded_profile_is_converted_to_srgb(self, decoder: Decoder) -> None:
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        # A profile whose red and green primaries are exchanged: what it calls red looks green.
+        swapped = srgb.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+        red = Image.new("RGB", (32, 32), (255, 0, 0))
+        assert pixels(taken(decoder.decode(encoded(red, icc_profile=srgb)))).getpixel((0, 0)) == (255, 0, 0)
+        r, g, b = pixels(taken(decoder.decode(encoded(red, icc_profile=swapped)))).getpixel((0, 0))
+        assert g > 240
+        assert max(r, b) < 40
+
+    def test_a_broken_profile_is_ignored(self, decoder: Decoder) -> None:
+        data = encoded(Image.new("RGB", (32, 32), "green"), icc_profile=b"not a profile" * 20)
+        assert taken(decoder.decode(data)).width == 32
+
+    def test_cmyk_jpeg_becomes_rgb(self, decoder: Decoder) -> None:
+        assert pixels(taken(decoder.decode(encoded(Image.new("CMYK", (32, 32)), "JPEG")))).mode == "RGB"
+
+
+class TestOrientation:
+    def test_exif_orientation_is_applied(self, decoder: Decoder) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        answer = taken(decoder.decode(encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif)))
+        assert (answer.width, answer.height) == (20, 40)
+
+
+class TestPrivacy:
+    def test_nothing_but_pixels_survives(self, decoder: Decoder) -> None:
+        exif = Image.Exif()
+        exif[0x010E] = "my home"
+        notes = PngImagePlugin.PngInfo()
+        notes.add_text("Comment", "my home")
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        data = encoded(Image.new("RGB", (32, 32)), exif=exif, pnginfo=notes, icc_profile=profile)
+        stored = taken(decoder.decode(data))
+        assert b"my home" in data
+        assert b"my home" not in stored.png
+        assert not pixels(stored).info
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a" + bytes(50), b"%PDF-1.7"])
+    def test_other_formats(self, decoder: Decoder, data: bytes) -> None:
+        assert "PNG, JPEG or WebP" in refused(decoder.decode(data))
+
+    def test_gif_although_pillow_could_read_it(self, decoder: Decoder) -> None:
+        assert "PNG, JPEG or WebP" in refused(decoder.decode(encoded(Image.new("P", (32, 32)), "GIF")))
+
+    def test_a_truncated_file(self, decoder: Decoder) -> None:
+        assert "damaged" in refused(decoder.decode(encoded(Image.effect_noise((64, 64), 90), "JPEG")[:500]))
+
+    def test_animations(self, decoder: Decoder) -> None:
+        frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+        assert "animated" in refused(
+            decoder.decode(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
+        )
+
+    def test_sizes_are_refused_from_the_header_before_anything_is_unpacked(self, decoder: Decoder) -> None:
+        assert "40 million" in refused(decoder.decode(png_header_of(8000, 8000)))
+        assert "40 million" in refused(decoder.decode(png_header_of(30_000, 30_000)))
+        assert "8192" in refused(decoder.decode(png_header_of(20_000, 100)))
+        assert "smaller" in refused(decoder.decode(encoded(Image.new("RGB", (4, 100)))))
+
+    def test_the_next_picture_is_safe_after_a_refusal(self, decoder: Decoder) -> None:
+        refused(decoder.decode(b"nonsense"))
+        taken(decoder.decode(encoded(Image.new("RGB", (32, 32)))))
+
+
+def child(script: str) -> tuple[str, ...]:
+    """A child that misbehaves in a given way instead of decoding."""
+    return (sys.executable, "-c", script)
+
+
+class TestChild:
+    def test_one_that_hangs_is_ended_and_the_file_refused(self) -> None:
+        with Decoder(timeout_s=0.5, command=child("import sys; sys.stdin.read()")) as decoder:
+            assert "too long" in refused(decoder.decode(b"anything"))
+
+    def test_one_that_dies_is_replaced(self) -> None:
+        with Decoder() as decoder:
+            first = encoded(Image.new("RGB", (32, 32)))
+            taken(decoder.decode(first))
+            assert decoder._child is not None
+            dead = decoder._child.pid
+            decoder._child.kill()
+            decoder._child.wait()
+            taken(decoder.decode(first))
+            assert decoder._child.pid != dead
+
+    def test_one_that_dies_while_it_decodes_costs_that_file_only(self) -> None:
+        with Decoder(command=child("raise SystemExit(9)")) as decoder:
+            assert "more time or memory" in refused(decoder.decode(b"anything"))
+
+    def test_memory_is_limited(self) -> None:
+        script = "from worker.decode_child import _limit_process; _limit_process(); bytearray(3 * 1024**3)"
+        with Decoder(command=child(script)) as decoder:
+            assert "more time or memory" in refused(decoder.decode(b"anything"))
+
+    def test_it_sees_no_secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATINA_DATABASE_URL", "postgresql://user:secret@host/db")
+        with Decoder() as decoder:
+            taken(decoder.decode(encoded(Image.new("RGB", (32, 32)))))
+            assert decoder._child is not None
+            with open(f"/proc/{decoder._child.pid}/environ", "rb") as environment:
+                assert b"secret" not in environment.read()
+
+    def test_close_ends_it(self) -> None:
+        decoder = Decoder()
+        taken(decoder.decode(encoded(Image.new("RGB", (32, 32)))))
+        assert decoder._child is not None
+        pid = decoder._child.pid
+        decoder.close()
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -1,0 +1,114 @@
+"""Where a worker finds things and how patient it is. Knows nothing about what a run does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WorkerSettings(BaseSettings):
+    """Read from PATINA_*; every one has an embedded default."""
+
+    model_config = SettingsConfigDict(env_prefix="PATINA_", frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    home: Path = Path(".patina")
+    """Where everything embedded lives; run directories are under it."""
+
+    database_url: str | None = None
+    """SQLAlchemy URL; null is SQLite under the home."""
+
+    storage_url: str | None = None
+    """fsspec URL of the blobs; null is a folder under the home."""
+
+    cache: Path | None = None
+    """Where latents, embeddings and fetched weights are kept between runs; null is a folder under the home."""
+
+    slots: int | None = Field(default=None, ge=1, le=64)
+    """Devices of this host that runs and engines may lease; null counts the GPUs, and is 1 without any."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What runs and engines compute on."""
+
+    threads: int | None = Field(default=None, ge=1)
+    """Processor threads of a trainer; null is OMP_NUM_THREADS, or every processor."""
+
+    lease_s: float = Field(default=60.0, gt=0)
+    """How long a claimed job is safe without a heartbeat."""
+
+    heartbeat_s: float | None = Field(default=None, gt=0)
+    """Seconds between heartbeats; null is a third of the lease."""
+
+    sweep_s: float = Field(default=5.0, gt=0)
+    """Seconds between looks for work nobody rang for."""
+
+    stop_grace_s: float = Field(default=120.0, gt=0)
+    """How long a trainer may take to save a checkpoint when it is asked to stop."""
+
+    term_grace_s: float = Field(default=20.0, gt=0)
+    """How long it may take to end after TERM, before it is killed."""
+
+    idle_unload_s: float = Field(default=30.0, ge=0)
+    """How long the engine stays loaded without work while a run waits for its device."""
+
+    adapter_cache: int = Field(default=8, ge=1)
+    """How many adapters an engine keeps loaded."""
+
+    batch: int = Field(default=8, ge=1)
+    """How many generations one claim takes at most."""
+
+    @property
+    def home_dir(self) -> Path:
+        """The home as an absolute path."""
+        return self.home.resolve()
+
+    @property
+    def database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.home_dir / 'patina.db'}"
+
+    @property
+    def storage(self) -> str:
+        """The blob store's URL."""
+        return self.storage_url or f"file://{self.home_dir / 'blobs'}"
+
+    @property
+    def cache_dir(self) -> Path:
+        """The cache as an absolute path."""
+        return (self.cache or self.home / "cache").resolve()
+
+    @property
+    def runs_dir(self) -> Path:
+        """The run directories' folder."""
+        return self.home_dir / "runs"
+
+    @property
+    def heartbeat_every_s(self) -> float:
+        """Seconds between heartbeats: at a third of the lease, two may fail before it is lost."""
+        return self.heartbeat_s or self.lease_s / 3
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of this host: one name for each slot."""
+        gpus = () if self.device == "cpu" else nvidia_devices()
+        if gpus:
+            return gpus[: self.slots or len(gpus)]
+        return tuple(f"cpu:{index}" for index in range(self.slots or 1))
+
+    @property
+    def trainer_threads(self) -> int:
+        """Threads a trainer computes with; part of what makes a run exactly repeatable."""
+        said = os.environ.get("OMP_NUM_THREADS", "")
+        return self.threads or (int(said) if said.isdigit() and int(said) else len(os.sched_getaffinity(0)))
+
+
+def nvidia_devices(dev: Path = Path("/dev")) -> tuple[str, ...]:
+    """The host's NVIDIA devices, counted without loading CUDA: a process that starts trainers must not hold one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(f"cuda:{part.strip()}" for part in visible.split(",") if part.strip() not in ("", "-1"))
+    found = sorted(int(p.name.removeprefix("nvidia")) for p in dev.glob("nvidia[0-9]*"))
+    return tuple(f"cuda:{index}" for index in found)
