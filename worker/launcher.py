@@ -37,7 +37,7 @@ class Launch:
     attempt: str
     """"JOB.FENCE", carried by every process of the attempt."""
     devices: tuple[str, ...]
-    """Leased devices: cuda:N, or cpu:N for a run without a GPU."""
+    """Leased devices as torch names them: cuda:N, or cpu."""
     threads: int
 
 

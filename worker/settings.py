@@ -92,11 +92,11 @@ class WorkerSettings(BaseSettings):
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices of this host: one name for each slot."""
+        """The devices of this host as torch names them, one for each slot."""
         gpus = () if self.device == "cpu" else nvidia_devices()
         if gpus:
             return gpus[: self.slots or len(gpus)]
-        return tuple(f"cpu:{index}" for index in range(self.slots or 1))
+        return ("cpu",) * (self.slots or 1)
 
     @property
     def trainer_threads(self) -> int:
