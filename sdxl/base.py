@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTokenizer
 
-from contracts.base import PredictionType
+from contracts.base import BaseDescription, Family, PredictionType
 from sdxl import files as base_files
-from sdxl.family import unreadable
-from sdxl.files import BaseFiles, open_base
+from sdxl.files import open_base
+from sdxl.identity import identities
+from sdxl.networks import load_network, native_px, scheduler_config, vae_factor
+from sdxl.profile import trace_profile
 
 ALL_COMPONENTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"})
 TEXT_COMPONENTS = frozenset({"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"})
@@ -107,66 +108,39 @@ def load_base(
     )
 
 
-def load_network(files: BaseFiles, component: str, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
-    """Build one network and fill it from the files: frozen, in eval mode."""
-    network = empty_network(files, component)
-    state = model_state(files, component, network, dtype=dtype, device=device)
-    missing, unexpected = network.load_state_dict(state, strict=False, assign=True)
-    if missing or unexpected:
-        raise unreadable(
-            f"Its {component} does not fit its config: {len(missing)} tensors missing, {len(unexpected)} unknown"
-            f" (first: {(missing or unexpected)[0]})."
-        )
-    for module in network.modules():
-        if getattr(module, "position_ids", None) is not None:
-            count = module.position_ids.shape[-1]
-            module.position_ids = torch.arange(count, device=device).expand(1, -1)
-    return network.requires_grad_(False).eval()
+def describe(
+    path: Path, *, cache_dir: Path | None = None, config_dir: Path | None = None, tokenizer_dir: Path | None = None
+) -> BaseDescription:
+    """Everything the catalog keeps about a base: identity, sizes and the traced profile that planning needs.
+
+    Another family is refused from names and configs, before any weight is read.
+
+    Args:
+        cache_dir: where identities of files seen before are kept; None computes them.
+
+    Raises:
+        PatinaError: BASE_UNREADABLE, with the reason.
+    """
+    files = open_base(path, config_dir=config_dir, tokenizer_dir=tokenizer_dir)
+    scheduler = scheduler_config(files)
+    profile = trace_profile(files)
+    identity_, vae_identity = identities(files, cache_dir)
+    return BaseDescription(
+        family=Family.SDXL,
+        identity=identity_,
+        vae_identity=vae_identity,
+        native_px=native_px(files),
+        prediction_type=scheduler["prediction_type"],
+        latent_channels=int(base_files.config(files, "vae")["latent_channels"]),
+        vae_factor=vae_factor(files),
+        profile=profile,
+    )
 
 
-def model_state(
-    files: BaseFiles, component: str, network: Any, *, dtype: torch.dtype, device: str | torch.device = "cpu"
-) -> dict[str, torch.Tensor]:
-    """A component's tensors under the names the installed libraries use, checked for shape."""
-    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    bare = component == "text_encoder" and not any(key.startswith("text_model.") for key in expected)
-    state = {}
-    for found, tensor in base_files.tensors(files, component):
-        key = found.removeprefix("text_model.") if bare else found
-        if key in expected and expected[key] != tuple(tensor.shape):
-            raise unreadable(f"{component}: {key} has shape {tuple(tensor.shape)}, not {expected[key]}.")
-        state[key] = tensor.to(device=device, dtype=dtype).contiguous()
-    return state
+def identity(path: Path, *, cache_dir: Path | None = None, config_dir: Path | None = None) -> tuple[str, str]:
+    """(identity of UNet and text encoders, identity of the VAE); equal for a folder and a file of the same.
 
-
-def empty_network(files: BaseFiles, component: str) -> Any:
-    """A component's network on the meta device: structure without memory. Draws no random number."""
-    settings = base_files.config(files, component)
-    with torch.device("meta"):
-        if component == "unet":
-            return UNet2DConditionModel.from_config(settings)
-        if component == "vae":
-            return AutoencoderKL.from_config(settings)
-        model = CLIPTextModel if component == "text_encoder" else CLIPTextModelWithProjection
-        return model(CLIPTextConfig.from_dict(settings))
-
-
-def scheduler_config(files: BaseFiles) -> dict[str, Any]:
-    """The scheduler's config with the prediction type filled in."""
-    settings = base_files.config(files, "scheduler")
-    settings.setdefault("prediction_type", "epsilon")
-    if base_files.predicts_velocity(files):
-        settings["prediction_type"] = "v_prediction"
-    if settings["prediction_type"] not in ("epsilon", "v_prediction"):
-        raise unreadable(f"It predicts '{settings['prediction_type']}'; only epsilon and v_prediction are known.")
-    return settings
-
-
-def vae_factor(files: BaseFiles) -> int:
-    """Pixels a latent stands for, along one side."""
-    return int(2 ** (len(base_files.config(files, "vae")["block_out_channels"]) - 1))
-
-
-def native_px(files: BaseFiles) -> int:
-    """The side of the square the base was trained on."""
-    return int(base_files.config(files, "unet")["sample_size"]) * vae_factor(files)
+    Raises:
+        PatinaError: BASE_UNREADABLE, with the reason.
+    """
+    return identities(open_base(path, config_dir=config_dir), cache_dir)

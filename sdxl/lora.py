@@ -81,6 +81,11 @@ class LoraBank:
         """The adapted layers, by their names in the UNet."""
         return tuple(self.layers)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(out features, in features) of each adapted layer: what a file must fit."""
+        return {name: (layer.base.out_features, layer.base.in_features) for name, layer in self.layers.items()}
+
     def parameters(self) -> list[nn.Parameter]:
         """What is trained: A and B of each layer, in the UNet's order."""
         return [p for layer in self.layers.values() for p in (layer.lora_A, layer.lora_B) if p is not None]

@@ -1,0 +1,87 @@
+"""Build a base's networks without memory and fill them from its files, tensor by tensor.
+
+Knows nothing about what the networks are for. The installed libraries' own names and configs decide the
+structure; sdxl/files.py says where the tensors are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from sdxl import files as base_files
+from sdxl.family import unreadable
+from sdxl.files import BaseFiles
+
+
+def load_network(files: BaseFiles, component: str, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
+    """Build one network and fill it from the files: frozen, in eval mode."""
+    network = empty_network(files, component)
+    state = model_state(files, component, network, dtype=dtype, device=device)
+    missing, unexpected = network.load_state_dict(state, strict=False, assign=True)
+    if missing or unexpected:
+        raise unreadable(
+            f"Its {component} does not fit its config: {len(missing)} tensors missing, {len(unexpected)} unknown"
+            f" (first: {(missing or unexpected)[0]})."
+        )
+    for module in network.modules():
+        if getattr(module, "position_ids", None) is not None:
+            count = module.position_ids.shape[-1]
+            module.position_ids = torch.arange(count, device=device).expand(1, -1)
+    return network.requires_grad_(False).eval()
+
+
+def model_state(
+    files: BaseFiles, component: str, network: Any, *, dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> dict[str, torch.Tensor]:
+    """A component's tensors under the names the installed libraries use, checked for shape."""
+    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    bare = component == "text_encoder" and not any(key.startswith("text_model.") for key in expected)
+    state = {}
+    for found, tensor in base_files.tensors(files, component):
+        key = found.removeprefix("text_model.") if bare else found
+        if key in expected and expected[key] != tuple(tensor.shape):
+            raise unreadable(f"{component}: {key} has shape {tuple(tensor.shape)}, not {expected[key]}.")
+        state[key] = tensor.to(device=device, dtype=dtype).contiguous()
+    return state
+
+
+def empty_network(files: BaseFiles, component: str) -> Any:
+    """A component's network on the meta device: structure without memory. Draws no random number."""
+    settings = base_files.config(files, component)
+    with torch.device("meta"):
+        if component == "unet":
+            return unet_from_config(settings)
+        if component == "vae":
+            return AutoencoderKL.from_config(settings)
+        model = CLIPTextModel if component == "text_encoder" else CLIPTextModelWithProjection
+        return model(CLIPTextConfig.from_dict(settings))
+
+
+def unet_from_config(settings: dict[str, Any]) -> Any:
+    """A UNet on whatever device or tensor mode is in force."""
+    return UNet2DConditionModel.from_config(settings)
+
+
+def scheduler_config(files: BaseFiles) -> dict[str, Any]:
+    """The scheduler's config with the prediction type filled in."""
+    settings = base_files.config(files, "scheduler")
+    settings.setdefault("prediction_type", "epsilon")
+    if base_files.predicts_velocity(files):
+        settings["prediction_type"] = "v_prediction"
+    if settings["prediction_type"] not in ("epsilon", "v_prediction"):
+        raise unreadable(f"It predicts '{settings['prediction_type']}'; only epsilon and v_prediction are known.")
+    return settings
+
+
+def vae_factor(files: BaseFiles) -> int:
+    """Pixels a latent stands for, along one side."""
+    return int(2 ** (len(base_files.config(files, "vae")["block_out_channels"]) - 1))
+
+
+def native_px(files: BaseFiles) -> int:
+    """The side of the square the base was trained on."""
+    return int(base_files.config(files, "unet")["sample_size"]) * vae_factor(files)

@@ -1,0 +1,45 @@
+"""How many CLIP tokens a caption has, on the `tokenizers` wheel alone: loads no torch and no model.
+
+Knows nothing about what is done when a caption is too long.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+MAX_TOKENS = 75
+"""What CLIP reads of a caption, besides the start and the end token."""
+
+_WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """CLIP's tokenizer from a folder with tokenizer.json, or with vocab.json and merges.txt."""
+    whole = folder / "tokenizer.json"
+    if whole.is_file():
+        return Tokenizer.from_file(str(whole))
+    tokenizer = Tokenizer(
+        models.BPE.from_file(
+            str(folder / "vocab.json"),
+            str(folder / "merges.txt"),
+            unk_token="<|endoftext|>",
+            end_of_word_suffix="</w>",
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return tokenizer
+
+
+def count_tokens(tokenizer: Tokenizer, caption: str) -> int:
+    """Tokens of a caption without start and end; more than ``MAX_TOKENS`` is cut off by the model."""
+    return len(tokenizer.encode(caption, add_special_tokens=False).ids)
