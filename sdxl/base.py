@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 
 from contracts.base import BaseDescription, Family, PredictionType
 from sdxl import files as base_files
-from sdxl.files import open_base
+from sdxl.files import BaseFiles, open_base
 from sdxl.identity import identities
 from sdxl.networks import load_network, native_px, scheduler_config, vae_factor
 from sdxl.profile import trace_profile
@@ -33,6 +33,7 @@ class Base:
     """
 
     path: Path
+    files: BaseFiles
     unet: Any
     vae: Any
     text_encoder: Any
@@ -90,6 +91,7 @@ def load_base(
     scheduler, vae = scheduler_config(files), base_files.config(files, "vae")
     return Base(
         path=path,
+        files=files,
         unet=network("unet"),
         vae=network("vae"),
         text_encoder=network("text_encoder"),

@@ -86,6 +86,11 @@ class LoraBank:
         """(out features, in features) of each adapted layer: what a file must fit."""
         return {name: (layer.base.out_features, layer.base.in_features) for name, layer in self.layers.items()}
 
+    @property
+    def element_bytes(self) -> int:
+        """Of a held adapter's numbers, which take the base's dtype."""
+        return next(iter(self.layers.values())).base.weight.element_size()
+
     def parameters(self) -> list[nn.Parameter]:
         """What is trained: A and B of each layer, in the UNet's order."""
         return [p for layer in self.layers.values() for p in (layer.lora_A, layer.lora_B) if p is not None]

@@ -1,0 +1,63 @@
+"""Adapters held on the model, the least recently used leaving first, bounded in bytes.
+
+Knows nothing about requests. A file is read and checked whole before anything leaves to make room for it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Set
+from pathlib import Path
+
+from sdxl.formats import load_adapter
+from sdxl.lora import LoraBank
+
+
+class AdapterCache:
+    """What a bank holds.
+
+    Args:
+        bank: of the engine's UNet.
+        max_bytes: how much adapters may take together; only what one batch needs at once may be more.
+        base_identity: of the base; a file that names another is refused. None leaves it unchecked.
+    """
+
+    def __init__(self, bank: LoraBank, *, max_bytes: int, base_identity: str | None = None) -> None:
+        self._bank = bank
+        self._max_bytes = max_bytes
+        self._base_identity = base_identity
+        self._held: OrderedDict[str, int] = OrderedDict()
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(self._held.values())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What is held, the next to leave first."""
+        return tuple(self._held)
+
+    def hold(self, key: str, path: Path, *, needed: Set[str] = frozenset()) -> None:
+        """Have an adapter on the model.
+
+        Args:
+            key: what it is called in the bank, its content's hash for one; a key stands for one content.
+            path: its file, read only when it is not held.
+            needed: keys that must not leave now.
+
+        Raises:
+            PatinaError: WEIGHTS_UNREADABLE or BASE_MISMATCH; what is held stays as it was.
+        """
+        if key in self._held:
+            self._held.move_to_end(key)
+            return
+        adapter = load_adapter(path, layers=self._bank.shapes, base_identity=self._base_identity)
+        size = sum(tensor.numel() for tensor in adapter.state.values()) * self._bank.element_bytes
+        for other in [*self._held]:
+            if self.held_bytes + size <= self._max_bytes:
+                break
+            if other not in needed:
+                self._bank.remove(other)
+                del self._held[other]
+        self._bank.add(key, adapter.state, alpha=adapter.alpha)
+        self._held[key] = size
