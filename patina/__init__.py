@@ -1,0 +1,1 @@
+"""The Python SDK, the `patina` command and the supervisor behind `patina up`."""

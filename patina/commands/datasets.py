@@ -1,0 +1,140 @@
+"""`patina datasets`: create, upload, look, freeze."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from contracts.failures import FailureCode, PatinaError
+from patina import uploading
+from patina.client import Client, Json
+from patina.connect import connect
+from patina.output import AsJson, facts, give, notes, rows, short
+from patina.times import when
+
+app = typer.Typer(help="Images and captions, and their frozen versions.", no_args_is_help=True)
+
+DEFAULT_HELD_OUT_SHARE = 0.05
+POLL_S = 0.3
+SHOWN_TROUBLES = 20
+
+Which = Annotated[str, typer.Argument(help="Name or id of the dataset.")]
+HeldOut = Annotated[float, typer.Option(min=0, max=0.5, help="Share of the images kept for measuring, not trained on.")]
+
+
+@app.command("create")
+def create(name: Annotated[str, typer.Argument(help="Name of the dataset.")], as_json: AsJson = False) -> None:
+    """Make an empty dataset."""
+    with connect() as client:
+        made = client.create_dataset(name)
+    give(made, as_json, lambda: facts([("dataset", made["name"]), ("id", made["id"])]))
+
+
+@app.command("ls")
+def ls(as_json: AsJson = False) -> None:
+    """List the datasets."""
+    with connect() as client:
+        found = client.datasets()
+    columns = ("name", "id", "status", "images", "created")
+    lines = ((d["name"], d["id"], d["status"], d["images"], when(d["created_at"])) for d in found)
+    give(
+        {"items": found},
+        as_json,
+        lambda: rows(columns, lines, "No datasets yet; `patina datasets upload DIR --name N`."),
+    )
+
+
+@app.command("upload")
+def upload(
+    source: Annotated[Path, typer.Argument(help="Folder of images with captions, a zip of one, or one image.")],
+    name: Annotated[str, typer.Option(help="Dataset to upload to; made when it is not there.")],
+    freeze: Annotated[bool, typer.Option("--freeze", help="Freeze a version when all files are read.")] = False,
+    held_out_share: HeldOut = DEFAULT_HELD_OUT_SHARE,
+    as_json: AsJson = False,
+) -> None:
+    """Upload images and captions and wait until they are read; says what became of every file."""
+    found = uploading.find(source.expanduser())
+    with connect() as client:
+        dataset = _found_or_made(client, name)
+        _send(client, dataset["id"], found, quiet=as_json)
+        dataset = _wait_until_read(client, dataset["id"])
+        ledger = client.ledger(dataset["id"])
+        version = client.freeze(dataset["id"], held_out_share) if freeze else None
+    answer = {"dataset": dataset, "left_out": found.left_out, "fates": _fates(ledger), "version": version}
+    give(answer, as_json, lambda: _uploaded(answer, ledger))
+
+
+@app.command("ledger")
+def show_ledger(dataset: Which, as_json: AsJson = False) -> None:
+    """Show the fate of every file ever offered, and why."""
+    with connect() as client:
+        found = client.ledger(client.dataset(dataset)["id"])
+    lines = ((line["filename"], line["fate"], line["reason"] or "") for line in found)
+    give({"items": found}, as_json, lambda: rows(("file", "fate", "reason"), lines, "No file was offered yet."))
+
+
+@app.command("freeze")
+def freeze_version(dataset: Which, held_out_share: HeldOut = DEFAULT_HELD_OUT_SHARE, as_json: AsJson = False) -> None:
+    """Freeze a version: what runs are trained on, and never changes."""
+    with connect() as client:
+        version = client.freeze(client.dataset(dataset)["id"], held_out_share)
+    give(version, as_json, lambda: facts(_version_facts(version)))
+
+
+def _found_or_made(client: Client, name: str) -> Json:
+    try:
+        return client.dataset(name)
+    except PatinaError as error:
+        if error.code is not FailureCode.NOT_FOUND:
+            raise
+    return client.create_dataset(name)
+
+
+def _send(client: Client, dataset_id: str, found: uploading.Found, quiet: bool) -> None:
+    columns = (TextColumn("uploading"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
+        task = progress.add_task("", total=len(found.sent))
+        for portion in uploading.portions(found.sent):
+            client.upload(dataset_id, portion)
+            progress.advance(task, len(portion))
+
+
+def _wait_until_read(client: Client, dataset_id: str) -> Json:
+    with notes.status("reading the files …"):
+        while (dataset := client.dataset(dataset_id))["status"] == "ingesting":
+            time.sleep(POLL_S)
+    return dataset
+
+
+def _fates(ledger: list[Json]) -> dict[str, int]:
+    return dict(Counter(line["fate"] for line in ledger))
+
+
+def _uploaded(answer: dict[str, Any], ledger: list[Json]) -> RenderableType:
+    dataset, version = answer["dataset"], answer["version"]
+    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(answer["fates"].items()))
+    pairs = [("dataset", dataset["name"]), ("images", dataset["images"]), ("files", fates)]
+    if answer["left_out"]:
+        pairs.append(("not sent", f"{len(answer['left_out'])} files that are neither images nor captions"))
+    parts: list[RenderableType] = [facts(pairs + (_version_facts(version) if version else []))]
+    troubles = [line for line in ledger if line["fate"] == "rejected" or line["reason"]]
+    parts += [Text(f"{t['filename']}: {t['reason'] or t['fate']}", style="yellow") for t in troubles[:SHOWN_TROUBLES]]
+    if len(troubles) > SHOWN_TROUBLES:
+        parts.append(Text(f"… and {len(troubles) - SHOWN_TROUBLES} more: patina datasets ledger {dataset['name']}"))
+    return Group(*parts)
+
+
+def _version_facts(version: Json) -> list[tuple[str, Any]]:
+    return [
+        ("version", version["number"]),
+        ("trained on", f"{version['train_images']} images"),
+        ("held out", f"{version['held_out_images']} images"),
+        ("digest", short(version["digest"])),
+    ]

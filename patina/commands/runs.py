@@ -1,0 +1,123 @@
+"""`patina runs`: create, list, watch, cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from patina import overrides
+from patina.client import Client, Json
+from patina.connect import connect
+from patina.follow import follow
+from patina.output import AsJson, duration, facts, give, rows, size
+from patina.times import when
+
+app = typer.Typer(help="Training runs.", no_args_is_help=True)
+
+Which = Annotated[str, typer.Argument(help="Id of the run, or `last`.")]
+
+
+@app.command("create")
+def create(
+    dataset: Annotated[str, typer.Option(help="Name or id of the dataset; its newest frozen version is used.")],
+    base: Annotated[str, typer.Option(help="Name of the base.")],
+    recipe: Annotated[str, typer.Option(help="Name of the recipe, a file in configs/train.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Settings on top of the recipe: key=value …")] = None,
+    version: Annotated[int | None, typer.Option(help="Another version of the dataset.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what it would take.")] = False,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Watch it until it has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a run: a recipe, a dataset, a base, and settings such as steps=200 lora.rank=8."""
+    given = {"name": name, "dataset": dataset, "version": version, "base": base, "recipe": recipe}
+    request = {k: v for k, v in given.items() if v is not None} | {"overrides": overrides.parse(settings or ())}
+    with connect() as client:
+        if dry_run:
+            plan = client.plan_run(request)
+            give(plan, as_json, lambda: _plan(plan))
+            return
+        run = client.create_run(request)
+        if watch_it:
+            follow(client, run["id"], quiet=as_json)
+            run = client.run(run["id"])
+    give(run, as_json, lambda: _run(run))
+    _fail_with_the_run(run)
+
+
+@app.command("ls")
+def ls(as_json: AsJson = False) -> None:
+    """List the runs, newest first."""
+    with connect() as client:
+        found = client.runs()
+    columns = ("id", "name", "status", "step", "dataset", "base", "created")
+    lines = (
+        (r["id"], r["name"], r["status"], _steps(r), r["dataset"]["name"], r["base"]["name"], when(r["created_at"]))
+        for r in found
+    )
+    give({"items": found}, as_json, lambda: rows(columns, lines, "No runs yet; start one with `patina runs create`."))
+
+
+@app.command("show")
+def show(run: Which, as_json: AsJson = False) -> None:
+    """Show one run."""
+    with connect() as client:
+        found = client.run(_id(client, run))
+    give(found, as_json, lambda: _run(found))
+
+
+@app.command("watch")
+def watch(run: Which, as_json: AsJson = False) -> None:
+    """Watch a run until it has ended; exit code 1 when it failed."""
+    with connect() as client:
+        run_id = _id(client, run)
+        follow(client, run_id, quiet=as_json)
+        found = client.run(run_id)
+    give(found, as_json, lambda: _run(found))
+    _fail_with_the_run(found)
+
+
+@app.command("cancel")
+def cancel(run: Which, as_json: AsJson = False) -> None:
+    """Ask a run to stop; what it has learned so far is not registered."""
+    with connect() as client:
+        found = client.cancel_run(_id(client, run))
+    give(found, as_json, lambda: _run(found))
+
+
+def _id(client: Client, run: str) -> str:
+    if run != "last":
+        return run
+    newest = client.runs()
+    return str(newest[0]["id"]) if newest else run
+
+
+def _fail_with_the_run(run: Json) -> None:
+    if run["status"] == "failed":
+        raise typer.Exit(1)
+
+
+def _steps(run: Json) -> str:
+    return f"{run['step'] or 0}/{run['steps']}"
+
+
+def _run(run: Json) -> RenderableType:
+    return facts([("run", run["id"]), ("name", run["name"]), ("status", run["status"])])
+
+
+def _plan(plan: Json) -> RenderableType:
+    speed_s = plan["seconds_per_step"]
+    buckets = ", ".join(f"{bucket}: {count}" for bucket, count in plan["buckets"].items())
+    pairs: list[tuple[str, Any]] = [
+        ("images", f"{plan['images']} and {plan['held_out_images']} held out"),
+        ("buckets", buckets),
+        ("smaller than their bucket", plan["upscaled_images"] or None),
+        ("steps", f"{plan['steps']} of {plan['global_batch']} images ({plan['epochs']:g} epochs)"),
+        ("trained parameters", f"{plan['trainable_parameters']:,}"),
+        ("device memory", f"about {size(plan['memory_total'])}"),
+        ("disk", f"about {size(plan['disk_bytes'])}"),
+        ("time", f"about {duration(speed_s * plan['steps'])}" if speed_s else "unknown: nothing like it was run here"),
+    ]
+    return facts(pairs)

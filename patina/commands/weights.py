@@ -1,0 +1,60 @@
+"""`patina weights`: what has been trained and registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contracts.failures import FieldError, InvalidInput
+from patina.connect import connect
+from patina.output import AsJson, facts, give, rows, short, size
+from patina.times import when
+
+app = typer.Typer(help="Registered weights: names, versions, aliases.", no_args_is_help=True)
+
+
+@app.command("ls")
+def ls(
+    name: Annotated[str | None, typer.Argument(help="Only this name, with all its versions.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List weights: the newest version of each name, or every version of one."""
+    with connect() as client:
+        found = client.all_weights() if name is None else client.weights(name)["versions"]
+    columns = ("name", "version", "aliases", "base", "run", "steps", "created")
+    lines = (
+        (w["name"], w["version"], ", ".join(w["aliases"]), w["base"], w["run"], w["steps"], when(w["created_at"]))
+        for w in found
+    )
+    give(
+        {"items": found}, as_json, lambda: rows(columns, lines, "No weights yet; train some with `patina runs create`.")
+    )
+
+
+@app.command("download")
+def download(
+    which: Annotated[str, typer.Argument(help="NAME, NAME@ALIAS or NAME@VERSION.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File, or folder to put it in.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Download a weights file (safetensors)."""
+    name, _, version = which.partition("@")
+    if not name:
+        raise InvalidInput([FieldError(pointer="/which", message="is not NAME, NAME@ALIAS or NAME@VERSION")])
+    with connect() as client:
+        found = client.weights_version(name, version or "latest")
+        target = output or Path(f"{name}-{found['version']}.safetensors")
+        if target.is_dir():
+            target = target / f"{name}-{found['version']}.safetensors"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        count = client.download_weights(name, str(found["version"]), target)
+    answer = {**found, "file": str(target), "bytes": count}
+    shown = [
+        ("file", str(target)),
+        ("size", size(count)),
+        ("weights", f"{name}@{found['version']}"),
+        ("sha256", short(found["sha256"])),
+    ]
+    give(answer, as_json, lambda: facts(shown))

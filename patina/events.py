@@ -1,0 +1,44 @@
+"""Server-sent events as a client reads them: lines become messages. Knows nothing about HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+FINISHED = frozenset({"succeeded", "failed", "cancelled"})
+"""Status words after which nothing more is said."""
+
+
+class Message(NamedTuple):
+    """One event of a stream."""
+
+    id: str | None
+    event: str
+    data: str
+
+
+def messages(lines: Iterable[str]) -> Iterator[Message]:
+    """Messages of a stream's lines, as the WHATWG standard splits them; comments (heartbeats) are passed over."""
+    identifier: str | None = None
+    kind = ""
+    data: list[str] = []
+    for line in lines:
+        if line == "":
+            if data:
+                yield Message(identifier, kind or "message", "\n".join(data))
+            identifier, kind, data = None, "", []
+            continue
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            data.append(value)
+        elif name == "event":
+            kind = value
+        elif name == "id":
+            identifier = value
+
+
+def says_the_end(message: Message) -> bool:
+    """Whether this is the last message of a run's stream; one that ends without it has broken off."""
+    return message.event == "status" and json.loads(message.data).get("status") in FINISHED

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contracts.failures import FailureCode, PatinaError
+from patina import uploading
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "a.png",
+        "a.txt",
+        "sub/B.JPG",
+        "metadata.jsonl",
+        "LICENSE",
+        ".DS_Store",
+        "__MACOSX/a.png",
+        "c.caption",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"12345")
+    return tmp_path
+
+
+class TestFind:
+    def test_images_and_captions_are_sent_and_the_rest_is_named(self, folder: Path) -> None:
+        found = uploading.find(folder)
+        assert [name for name, _ in found.sent] == ["a.png", "a.txt", "c.caption", "metadata.jsonl", "sub/B.JPG"]
+        assert found.left_out == ["LICENSE"]
+
+    def test_a_zip_is_sent_as_it_is(self, tmp_path: Path) -> None:
+        (tmp_path / "x.zip").write_bytes(b"no zip at all")
+        assert uploading.find(tmp_path / "x.zip").sent == [("x.zip", tmp_path / "x.zip")]
+
+    def test_what_is_not_there_and_what_holds_no_image_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(PatinaError) as missing:
+            uploading.find(tmp_path / "nothing")
+        (tmp_path / "a.txt").write_text("a caption for no image")
+        with pytest.raises(PatinaError) as empty:
+            uploading.find(tmp_path)
+        assert [e.value.code for e in (missing, empty)] == [FailureCode.NOT_FOUND, FailureCode.EMPTY_DATASET]
+
+
+class TestPortions:
+    def test_every_file_goes_once_and_metadata_first(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(uploading, "PORTION_FILES", 2)
+        portions = [[name for name, _ in p] for p in uploading.portions(uploading.find(folder).sent)]
+        assert portions == [["metadata.jsonl", "a.png"], ["a.txt", "c.caption"], ["sub/B.JPG"]]
+
+    def test_no_portion_is_larger_than_its_limit_unless_one_file_is(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(uploading, "PORTION_BYTES", 11)
+        (folder / "a.png").write_bytes(b"x" * 50)
+        sizes = [
+            sum(p.stat().st_size for _, p in portion) for portion in uploading.portions(uploading.find(folder).sent)
+        ]
+        assert sizes == [5, 50, 10, 5]
