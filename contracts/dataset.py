@@ -44,6 +44,14 @@ class Fate(StrEnum):
     REJECTED = "rejected"
 
 
+class DatasetStatus(StrEnum):
+    """Whether a dataset can be frozen."""
+
+    INGESTING = "ingesting"
+    READY = "ready"
+    EMPTY = "empty"
+
+
 class VersionRow(Frozen):
     """One image of a version, without its pixels: ``image`` is the image identity."""
 
@@ -88,6 +96,15 @@ def version_digest(rows: Iterable[VersionRow]) -> str:
     """
     content = [row.model_dump(mode="json", exclude={"source_name"}) for row in rows]
     return digest(sorted(content, key=lambda row: (row["image"], row["caption"], row["concept"] or "", row["split"])))
+
+
+def choose_held_out(images: Iterable[str], share: float) -> frozenset[str]:
+    """The images held out of training: the given share of the distinct identities, the smallest first.
+
+    Identities are hashes, so this is a random choice that depends on the content alone, not on upload order.
+    """
+    distinct = sorted(set(images))
+    return frozenset(distinct[: int(len(distinct) * share + 0.5)])
 
 
 def in_canonical_order(rows: Iterable[VersionRow]) -> list[VersionRow]:

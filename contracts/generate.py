@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
@@ -13,6 +14,16 @@ MAX_SEED = 2**32 - 1
 WEIGHTS_PATTERN = re.compile(
     r"^(?P<name>[a-z0-9][a-z0-9._-]{0,63})(@(?P<alias>[A-Za-z0-9._-]{1,64}))?(:(?P<scale>-?[0-9.]+))?$"
 )
+
+
+class GenerationStatus(StrEnum):
+    """Where a generation is on its way."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 class WeightsChoice(Frozen):

@@ -1,0 +1,1 @@
+"""Base models added on the server, visible to every key of the instance."""

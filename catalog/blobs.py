@@ -1,0 +1,181 @@
+"""Files by key: images, weights, uploads, logs. Knows nothing about what they hold or who owns them.
+
+Keys are made by the server and never by a user. Locally a file is written under a temporary name, synced and
+renamed; elsewhere (S3) fsspec's upload becomes visible whole. Both are reached through the same methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import IO, Any, cast
+
+import fsspec
+
+KEY = re.compile(r"^[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*$")
+MAX_KEY_CHARACTERS = 512
+CHUNK_BYTES = 1024 * 1024
+
+
+def make_key(*parts: str) -> str:
+    """Join parts to a key; an owner or an id is one part.
+
+    Raises:
+        ValueError: the result is not a key (a part was not made by the server).
+    """
+    key = "/".join(parts)
+    if len(key) > MAX_KEY_CHARACTERS or not KEY.match(key):
+        raise ValueError(f"not a blob key: {key!r}")
+    return key
+
+
+def upload_key(owner: str) -> str:
+    """A fresh key for an uploaded file; its own name is kept in the ledger alone."""
+    return make_key("uploads", owner, secrets.token_hex(16))
+
+
+def image_key(owner: str, sha256: str) -> str:
+    """Where an image of this hash lies for its owner; the same image is stored once."""
+    return make_key("images", owner, sha256[:2], f"{sha256}.png")
+
+
+class BlobStore:
+    """Blobs under one root.
+
+    Args:
+        url: ``file:///folder``, a plain path, or any address fsspec reads such as ``s3://bucket/prefix``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._fs, root = fsspec.url_to_fs(url)
+        self._local = Path(root).resolve() if _is_local(self._fs) else None
+        self._root = root.rstrip("/")
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Store ``data``; an earlier blob of this key is replaced whole."""
+        if self._local is None:
+            self._fs.pipe_file(self._remote(key), data)
+            return
+        target = self._path(key, make_parent=True)
+        with _open_new(target) as (file, temporary):
+            file.write(data)
+            _settle(file, temporary, target)
+
+    def put_file(self, key: str, path: Path) -> str:
+        """Store a copy of a file and return the sha256 of the bytes that were stored."""
+        hasher = hashlib.sha256()
+        with path.open("rb") as source:
+            if self._local is None:
+                with self._fs.open(self._remote(key), "wb") as sink:
+                    _copy(source, sink, hasher)
+                return hasher.hexdigest()
+            target = self._path(key, make_parent=True)
+            with _open_new(target) as (file, temporary):
+                _copy(source, file, hasher)
+                _settle(file, temporary, target)
+        return hasher.hexdigest()
+
+    def open(self, key: str) -> IO[bytes]:
+        """Open for reading.
+
+        Raises:
+            FileNotFoundError: there is no such blob.
+        """
+        if self._local is None:
+            return cast(IO[bytes], self._fs.open(self._remote(key), "rb"))
+        return os.fdopen(os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW), "rb")
+
+    def get_bytes(self, key: str) -> bytes:
+        """The whole blob; for small ones."""
+        with self.open(key) as source:
+            return source.read()
+
+    def fetch_to(self, key: str, path: Path) -> str:
+        """Copy a blob to a file, which appears whole or not at all; returns its sha256."""
+        hasher = hashlib.sha256()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.open(key) as source, _open_new(path) as (file, temporary):
+            _copy(source, file, hasher)
+            _settle(file, temporary, path)
+        return hasher.hexdigest()
+
+    def local_path(self, key: str) -> Path | None:
+        """The blob as a file on this machine, when the store is one; None for object storage."""
+        return None if self._local is None else self._path(key)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such a blob."""
+        if self._local is None:
+            return bool(self._fs.exists(self._remote(key)))
+        return self._path(key).is_file()
+
+    def size(self, key: str) -> int:
+        """Bytes.
+
+        Raises:
+            FileNotFoundError: there is no such blob.
+        """
+        if self._local is None:
+            return int(self._fs.size(self._remote(key)))
+        return self._path(key).stat().st_size
+
+    def delete(self, key: str) -> None:
+        """Remove a blob; nothing happens when it is not there."""
+        if self._local is not None:
+            self._path(key).unlink(missing_ok=True)
+        elif self._fs.exists(self._remote(key)):
+            self._fs.rm_file(self._remote(key))
+
+    def _remote(self, key: str) -> str:
+        return f"{self._root}/{make_key(key)}"
+
+    def _path(self, key: str, make_parent: bool = False) -> Path:
+        assert self._local is not None
+        path = self._local / make_key(key)
+        if make_parent:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        # A link planted inside the store must not lead outside it.
+        if not path.parent.resolve().is_relative_to(self._local):
+            raise ValueError(f"blob key leads out of the store: {key!r}")
+        return path
+
+
+class _open_new:
+    """A new file beside its target, removed again unless it was renamed."""
+
+    def __init__(self, target: Path) -> None:
+        self._temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+
+    def __enter__(self) -> tuple[IO[bytes], Path]:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        self._file = os.fdopen(os.open(self._temporary, flags, 0o644), "wb")
+        return self._file, self._temporary
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def _settle(file: IO[bytes], temporary: Path, target: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    temporary.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _copy(source: IO[bytes], sink: IO[bytes], hasher: Any) -> None:
+    while chunk := source.read(CHUNK_BYTES):
+        hasher.update(chunk)
+        sink.write(chunk)
+
+
+def _is_local(filesystem: Any) -> bool:
+    protocol = filesystem.protocol
+    return "file" in (protocol if isinstance(protocol, list | tuple) else (protocol,))

@@ -1,0 +1,1 @@
+"""Uploaded files, the images and captions read from them, and frozen versions."""

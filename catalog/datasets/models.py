@@ -1,0 +1,108 @@
+"""Tables of datasets: the ledger of offered files, the images read from them, and frozen versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from catalog.db import Base, Row, db_now
+from contracts.dataset import Fate
+
+
+class Dataset(Base):
+    """A growing collection of images; runs use its frozen versions."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("owner", "name"), Index("ix_datasets_listed", "owner", "created_at", "id"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    created_at: Mapped[float] = mapped_column(default=db_now())
+
+
+class DatasetFile(Base):
+    """One line of the ledger: a file that was offered, a member of an archive, or a line of metadata.jsonl.
+
+    Rows are never removed. ``image`` links a picture to the image it shows, so that a second file with the same
+    pixels is a duplicate, and a caption to the image it describes.
+    """
+
+    __tablename__ = "dataset_files"
+    __table_args__ = (
+        UniqueConstraint("parent_id", "child_index"),
+        Index("ix_dataset_files_dataset", "dataset_id", "id"),
+        Index("ix_dataset_files_fate", "dataset_id", "fate", "kind"),
+    )
+
+    id: Mapped[int] = mapped_column(Row, primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    parent_id: Mapped[int | None] = mapped_column(Row, ForeignKey("dataset_files.id"))
+    """The archive or metadata file it was inside."""
+    child_index: Mapped[int | None]
+    filename: Mapped[str]
+    kind: Mapped[str]
+    blob_key: Mapped[str | None]
+    bytes: Mapped[int] = mapped_column(Row)
+    fate: Mapped[str] = mapped_column(default=Fate.PENDING)
+    reason: Mapped[str | None]
+    image: Mapped[str | None]
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    caption: Mapped[str | None]
+    """The text of a caption row; of an image row, the caption it got."""
+    caption_source: Mapped[str | None]
+    """Name of the file the caption came from."""
+    target: Mapped[str | None]
+    """Of a caption row: the image file it names, or that name without extension for a sidecar."""
+    offered_at: Mapped[float] = mapped_column(default=db_now())
+
+
+class DatasetImage(Base):
+    """One image of a dataset, by its identity, with the caption chosen for it."""
+
+    __tablename__ = "dataset_images"
+
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    image: Mapped[str] = mapped_column(primary_key=True)
+    file_id: Mapped[int] = mapped_column(Row, ForeignKey("dataset_files.id"))
+    blob_key: Mapped[str]
+    width: Mapped[int]
+    height: Mapped[int]
+    source_name: Mapped[str]
+    caption: Mapped[str | None]
+    caption_source: Mapped[str | None]
+
+
+class DatasetVersion(Base):
+    """A frozen state of a dataset: its rows never change."""
+
+    __tablename__ = "dataset_versions"
+    __table_args__ = (UniqueConstraint("dataset_id", "number"), UniqueConstraint("dataset_id", "digest"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    number: Mapped[int]
+    digest: Mapped[str]
+    held_out_share: Mapped[float]
+    summary: Mapped[dict[str, Any]]
+    created_at: Mapped[float] = mapped_column(default=db_now())
+
+
+class DatasetVersionRow(Base):
+    """One image of a version."""
+
+    __tablename__ = "dataset_version_rows"
+
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    image: Mapped[str]
+    blob_key: Mapped[str]
+    caption: Mapped[str]
+    concept: Mapped[str | None]
+    repeats: Mapped[int]
+    split: Mapped[str]
+    original_width: Mapped[int]
+    original_height: Mapped[int]
+    source_name: Mapped[str]

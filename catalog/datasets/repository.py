@@ -1,0 +1,132 @@
+"""SQL over datasets, their ledger, images and versions. Knows nothing about why a file meets its fate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Select, func, insert, or_, select, update
+from sqlalchemy.orm import Session
+
+from catalog.datasets.models import Dataset, DatasetFile, DatasetImage, DatasetVersion, DatasetVersionRow
+from contracts.dataset import Fate
+
+
+def owned(owner: str) -> Select[Dataset]:
+    """An owner's datasets."""
+    return select(Dataset).where(Dataset.owner == owner)
+
+
+def find(session: Session, owner: str, id_or_name: str) -> Dataset | None:
+    """A dataset by id or by name; an id wins over a name that looks like one."""
+    found = session.scalars(owned(owner).where(or_(Dataset.id == id_or_name, Dataset.name == id_or_name))).all()
+    return max(found, key=lambda dataset: dataset.id == id_or_name, default=None)
+
+
+def lock(session: Session, owner: str, dataset_id: str) -> Dataset | None:
+    """A dataset, locked until the transaction ends, so that two cannot freeze or settle it at once."""
+    return session.scalar(owned(owner).where(Dataset.id == dataset_id).with_for_update())
+
+
+def counts(session: Session, owner: str, dataset_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Images and pending files of each dataset."""
+    images = _counted(session, DatasetImage.dataset_id, DatasetImage.owner == owner, dataset_ids)
+    pending = _counted(
+        session, DatasetFile.dataset_id, (DatasetFile.owner == owner) & (DatasetFile.fate == Fate.PENDING), dataset_ids
+    )
+    return {dataset_id: (images.get(dataset_id, 0), pending.get(dataset_id, 0)) for dataset_id in dataset_ids}
+
+
+def files(
+    session: Session, owner: str, dataset_id: str, after_id: int = 0, limit: int | None = None
+) -> Sequence[DatasetFile]:
+    """Ledger rows in the order they were offered."""
+    query = select(DatasetFile).where(
+        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.id > after_id
+    )
+    return session.scalars(query.order_by(DatasetFile.id).limit(limit)).all()
+
+
+def file(session: Session, owner: str, file_id: int) -> DatasetFile | None:
+    """One ledger row."""
+    return session.scalar(select(DatasetFile).where(DatasetFile.owner == owner, DatasetFile.id == file_id))
+
+
+def pending(session: Session, owner: str, dataset_id: str, limit: int) -> Sequence[DatasetFile]:
+    """Files nobody has looked into yet, oldest first."""
+    query = select(DatasetFile).where(
+        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.fate == Fate.PENDING
+    )
+    return session.scalars(query.order_by(DatasetFile.id).limit(limit)).all()
+
+
+def children(session: Session, owner: str, parent_id: int) -> Sequence[DatasetFile]:
+    """What was inside an archive or metadata file."""
+    query = select(DatasetFile).where(DatasetFile.owner == owner, DatasetFile.parent_id == parent_id)
+    return session.scalars(query.order_by(DatasetFile.child_index)).all()
+
+
+def files_of_kind(session: Session, owner: str, dataset_id: str, kind: str) -> Sequence[DatasetFile]:
+    """Ledger rows of one kind, oldest first."""
+    query = select(DatasetFile).where(
+        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.kind == kind
+    )
+    return session.scalars(query.order_by(DatasetFile.id)).all()
+
+
+def reject_pending(session: Session, owner: str, dataset_id: str, reason: str) -> None:
+    """Give up on every file nobody could look into."""
+    mine = update(DatasetFile).where(
+        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.fate == Fate.PENDING
+    )
+    session.execute(mine.values(fate=Fate.REJECTED, reason=reason))
+
+
+def image(session: Session, owner: str, dataset_id: str, identity: str) -> DatasetImage | None:
+    """One image of a dataset."""
+    return session.scalar(
+        select(DatasetImage).where(
+            DatasetImage.owner == owner, DatasetImage.dataset_id == dataset_id, DatasetImage.image == identity
+        )
+    )
+
+
+def any_image(session: Session, owner: str, identity: str) -> DatasetImage | None:
+    """An image of any of the owner's datasets."""
+    query = select(DatasetImage).where(DatasetImage.owner == owner, DatasetImage.image == identity)
+    return session.scalars(query.limit(1)).first()
+
+
+def images(session: Session, owner: str, dataset_id: str) -> Sequence[DatasetImage]:
+    """Every image of a dataset, by identity."""
+    query = select(DatasetImage).where(DatasetImage.owner == owner, DatasetImage.dataset_id == dataset_id)
+    return session.scalars(query.order_by(DatasetImage.image)).all()
+
+
+def versions(session: Session, owner: str, dataset_id: str) -> Sequence[DatasetVersion]:
+    """Versions, newest first."""
+    query = select(DatasetVersion).where(DatasetVersion.owner == owner, DatasetVersion.dataset_id == dataset_id)
+    return session.scalars(query.order_by(DatasetVersion.number.desc())).all()
+
+
+def version(session: Session, owner: str, version_id: str) -> DatasetVersion | None:
+    """One version by id."""
+    return session.scalar(select(DatasetVersion).where(DatasetVersion.owner == owner, DatasetVersion.id == version_id))
+
+
+def version_rows(session: Session, owner: str, version_id: str) -> Sequence[DatasetVersionRow]:
+    """The rows of a version in canonical order."""
+    query = select(DatasetVersionRow).where(
+        DatasetVersionRow.owner == owner, DatasetVersionRow.version_id == version_id
+    )
+    return session.scalars(query.order_by(DatasetVersionRow.position)).all()
+
+
+def add_version_rows(session: Session, rows: Iterable[dict[str, Any]]) -> None:
+    """Write the rows of a version."""
+    session.execute(insert(DatasetVersionRow), list(rows))
+
+
+def _counted(session: Session, column: Any, where: Any, dataset_ids: Sequence[str]) -> dict[str, int]:
+    query = select(column, func.count()).where(where, column.in_(dataset_ids)).group_by(column)
+    return dict(session.execute(query).tuples().all())

@@ -1,0 +1,300 @@
+"""Datasets as their owners use them: create, offer files, read the ledger, freeze. Knows nothing about HTTP or pixels.
+
+What the worker writes while it reads the files is catalog/datasets/ingest.py; a version's Parquet file is
+catalog/datasets/parquet.py. Freezing needs neither: digest, splits and rows come from the database at once, and the
+Parquet is written when a run or a download needs it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from catalog import jobs
+from catalog.datasets import repository
+from catalog.datasets.ingest import kind_of
+from catalog.datasets.models import Dataset, DatasetFile, DatasetVersion
+from catalog.datasets.versions import VersionImage, assemble
+from catalog.db import new_id
+from catalog.paging import DEFAULT_LIMIT, Page, page
+from contracts.dataset import DatasetStatus, DatasetSummary, Fate, Split, VersionRow, summarise
+from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+
+NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
+DEFAULT_HELD_OUT_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class DatasetView:
+    """A dataset and what is in it now."""
+
+    id: str
+    name: str
+    status: DatasetStatus
+    images: int
+    pending_files: int
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """A version; ``created`` is False when the same content had been frozen before."""
+
+    version: DatasetVersion
+    created: bool
+
+
+def create(session: Session, owner: str, name: str) -> DatasetView:
+    """Make an empty dataset.
+
+    Raises:
+        InvalidInput: the name is not a name.
+        PatinaError: CONFLICT: the owner has one of that name.
+    """
+    if not NAME.match(name):
+        message = "use up to 64 lowercase letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        raise InvalidInput([FieldError(pointer="/name", message=message)])
+    if repository.find(session, owner, name) is not None:
+        message = f"There is a dataset named '{name}' already."
+        raise PatinaError(FailureCode.CONFLICT, message, "Upload to it, or choose another name.")
+    dataset = Dataset(id=new_id("ds"), owner=owner, name=name)
+    session.add(dataset)
+    session.flush()
+    return _view(dataset, 0, 0)
+
+
+def list_datasets(
+    session: Session, owner: str, cursor: str | None = None, limit: int = DEFAULT_LIMIT
+) -> Page[DatasetView]:
+    """An owner's datasets, newest first."""
+    found = page(session, repository.owned(owner), Dataset, cursor, limit)
+    counts = repository.counts(session, owner, [dataset.id for dataset in found.items])
+    return Page([_view(dataset, *counts[dataset.id]) for dataset in found.items], found.next_cursor)
+
+
+def read(session: Session, owner: str, id_or_name: str) -> DatasetView:
+    """One dataset by id or name.
+
+    Raises:
+        PatinaError: NOT_FOUND.
+    """
+    dataset = _find(session, owner, id_or_name)
+    return _view(dataset, *repository.counts(session, owner, [dataset.id])[dataset.id])
+
+
+def offer_upload(
+    session: Session, owner: str, dataset_id: str, filename: str, blob_key: str, size_bytes: int
+) -> DatasetFile:
+    """Enter an uploaded file (already in the blob store) into the ledger as pending, and have it read.
+
+    Any number of calls in one transaction make one ingest job.
+
+    Raises:
+        PatinaError: NOT_FOUND.
+    """
+    dataset = _find(session, owner, dataset_id)
+    row = DatasetFile(
+        owner=owner,
+        dataset_id=dataset.id,
+        filename=_clean_name(filename),
+        kind=kind_of(filename),
+        blob_key=blob_key,
+        bytes=size_bytes,
+    )
+    session.add(row)
+    session.flush()
+    jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset.id)
+    return row
+
+
+def note_refused(session: Session, owner: str, dataset_id: str, filename: str, size_bytes: int, reason: str) -> None:
+    """Enter a file that was refused at the door into the ledger, so that it tells of everything offered.
+
+    Raises:
+        PatinaError: NOT_FOUND.
+    """
+    row = DatasetFile(
+        owner=owner,
+        dataset_id=_find(session, owner, dataset_id).id,
+        filename=_clean_name(filename),
+        kind=kind_of(filename),
+        bytes=size_bytes,
+        fate=Fate.REJECTED,
+        reason=reason,
+    )
+    session.add(row)
+
+
+def ledger(
+    session: Session, owner: str, dataset_id: str, after_id: int = 0, limit: int = 1000
+) -> Sequence[DatasetFile]:
+    """Every file ever offered and its fate, oldest first, those after row ``after_id``.
+
+    Raises:
+        PatinaError: NOT_FOUND.
+    """
+    return repository.files(session, owner, _find(session, owner, dataset_id).id, after_id, limit)
+
+
+def mark_ingest_lost(session: Session, owner: str, dataset_id: str) -> None:
+    """The ingest job was given up: what was still unread is rejected, with what to do; for the sweep."""
+    reason = "reading it failed several times; upload it again, alone, to find out which file does it"
+    repository.reject_pending(session, owner, dataset_id, reason)
+
+
+def freeze(session: Session, owner: str, dataset_id: str, held_out_share: float = DEFAULT_HELD_OUT_SHARE) -> Freeze:
+    """Make the dataset's images and captions of this moment a version that never changes.
+
+    The same content (images, captions and splits) gives the version it gave before.
+
+    Raises:
+        InvalidInput: the share is not in [0, 0.5].
+        PatinaError: NOT_FOUND, UNFINISHED_INGEST or EMPTY_DATASET.
+    """
+    if not 0 <= held_out_share <= 0.5:
+        raise InvalidInput([FieldError(pointer="/held_out_share", message="must be between 0 and 0.5")])
+    dataset = _find(session, owner, dataset_id)
+    repository.lock(session, owner, dataset.id)
+    images, pending = repository.counts(session, owner, [dataset.id])[dataset.id]
+    if pending:
+        raise PatinaError(FailureCode.UNFINISHED_INGEST, f"{pending} uploaded files of '{dataset.name}' are unread.")
+    if not images:
+        raise PatinaError(FailureCode.EMPTY_DATASET, f"The dataset '{dataset.name}' has no usable image.")
+    contents = assemble(_current_images(session, dataset), held_out_share)
+    summary = summarise(entry.row for entry in contents)
+    earlier = repository.versions(session, owner, dataset.id)
+    for version in earlier:
+        if version.digest == summary.digest:
+            return Freeze(version, created=False)
+    version = DatasetVersion(
+        id=new_id("dsv"),
+        owner=owner,
+        dataset_id=dataset.id,
+        number=1 + max((version.number for version in earlier), default=0),
+        digest=summary.digest,
+        held_out_share=held_out_share,
+        summary=summary.model_dump(mode="json"),
+    )
+    session.add(version)
+    session.flush()
+    repository.add_version_rows(session, (_row_values(version, i, entry) for i, entry in enumerate(contents)))
+    return Freeze(version, created=True)
+
+
+def list_versions(session: Session, owner: str, dataset_id: str) -> Sequence[DatasetVersion]:
+    """Versions, newest first.
+
+    Raises:
+        PatinaError: NOT_FOUND.
+    """
+    return repository.versions(session, owner, _find(session, owner, dataset_id).id)
+
+
+def read_version(session: Session, owner: str, dataset_id: str, number: int | None = None) -> DatasetVersion:
+    """One version by number; None is the latest.
+
+    Raises:
+        PatinaError: NOT_FOUND: no such dataset, no such version, or nothing frozen yet.
+    """
+    dataset = _find(session, owner, dataset_id)
+    versions = repository.versions(session, owner, dataset.id)
+    if not versions:
+        message = f"The dataset '{dataset.name}' has not been frozen."
+        hint = f"Freeze it first: POST /api/v1/datasets/{dataset.id}/versions."
+        raise PatinaError(FailureCode.NOT_FOUND, message, hint)
+    for version in versions:
+        if number in (None, version.number):
+            return version
+    known = ", ".join(str(version.number) for version in versions)
+    raise PatinaError(FailureCode.NOT_FOUND, f"'{dataset.name}' has no version {number}; there are: {known}.")
+
+
+def version_by_id(session: Session, owner: str, version_id: str) -> DatasetVersion:
+    """One version by id, for runs and workers.
+
+    Raises:
+        PatinaError: NOT_FOUND.
+    """
+    version = repository.version(session, owner, version_id)
+    if version is None:
+        raise PatinaError(FailureCode.NOT_FOUND)
+    return version
+
+
+def version_contents(session: Session, owner: str, version_id: str) -> list[VersionImage]:
+    """The rows of a version in canonical order, and where their images lie: input of ``parquet.write``."""
+    return [
+        VersionImage(
+            VersionRow(
+                image=row.image,
+                caption=row.caption,
+                concept=row.concept,
+                repeats=row.repeats,
+                split=Split(row.split),
+                original_width=row.original_width,
+                original_height=row.original_height,
+                source_name=row.source_name,
+            ),
+            row.blob_key,
+        )
+        for row in repository.version_rows(session, owner, version_id)
+    ]
+
+
+def summary_of(version: DatasetVersion) -> DatasetSummary:
+    """What planning needs to know of a version."""
+    return DatasetSummary.model_validate(version.summary)
+
+
+def find_image(session: Session, owner: str, identity: str) -> str | None:
+    """Blob key of a dataset image (PNG) by its identity, or None."""
+    found = repository.any_image(session, owner, identity)
+    return None if found is None else found.blob_key
+
+
+def _find(session: Session, owner: str, id_or_name: str) -> Dataset:
+    dataset = repository.find(session, owner, id_or_name)
+    if dataset is None:
+        raise PatinaError(FailureCode.NOT_FOUND, f"There is no dataset '{id_or_name}'.")
+    return dataset
+
+
+def _view(dataset: Dataset, images: int, pending: int) -> DatasetView:
+    status = DatasetStatus.INGESTING if pending else DatasetStatus.READY if images else DatasetStatus.EMPTY
+    return DatasetView(dataset.id, dataset.name, status, images, pending, dataset.created_at)
+
+
+def _clean_name(filename: str) -> str:
+    """The offered name as a relative path with forward slashes; it is only ever shown and compared."""
+    parts = [part for part in filename.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return "/".join(parts)[-400:] or "unnamed"
+
+
+def _current_images(session: Session, dataset: Dataset) -> list[VersionImage]:
+    return [
+        VersionImage(
+            VersionRow(
+                image=image.image,
+                caption=image.caption or "",
+                original_width=image.width,
+                original_height=image.height,
+                source_name=image.source_name,
+            ),
+            image.blob_key,
+        )
+        for image in repository.images(session, dataset.owner, dataset.id)
+    ]
+
+
+def _row_values(version: DatasetVersion, position: int, entry: VersionImage) -> dict[str, object]:
+    values = entry.row.model_dump(exclude={"mask"})
+    return {
+        **values,
+        "owner": version.owner,
+        "version_id": version.id,
+        "position": position,
+        "blob_key": entry.blob_key,
+    }

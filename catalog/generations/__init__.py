@@ -1,0 +1,1 @@
+"""Generation requests and the images made for them."""

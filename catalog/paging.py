@@ -1,0 +1,72 @@
+"""Lists, newest first, one page at a time. Knows nothing about what is listed.
+
+The cursor names the last row seen, so that rows added meanwhile neither repeat nor hide others, and the cost of
+a page does not grow with its depth.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from sqlalchemy import Select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from contracts.failures import FieldError, InvalidInput
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 200
+
+
+class Listed(Protocol):
+    """What a row needs to be listed."""
+
+    id: InstrumentedAttribute[str]
+    created_at: InstrumentedAttribute[float]
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Some rows, and the cursor of the next ones; None when these are the last."""
+
+    items: Sequence[T]
+    next_cursor: str | None
+
+
+def page(session: Session, query: Select[T], model: type[T], cursor: str | None, limit: int = DEFAULT_LIMIT) -> Page[T]:
+    """One page of ``query``, newest first, after the row ``cursor`` names.
+
+    Raises:
+        InvalidInput: the cursor was not made here, or the limit is out of range.
+    """
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInput([FieldError(pointer="/limit", message=f"must be between 1 and {MAX_LIMIT}")])
+    created_at: InstrumentedAttribute[float] = model.created_at  # type: ignore[attr-defined]
+    row_id: InstrumentedAttribute[str] = model.id  # type: ignore[attr-defined]
+    if cursor is not None:
+        query = query.where(tuple_(created_at, row_id) < tuple_(*_decode(cursor)))
+    rows = session.scalars(query.order_by(created_at.desc(), row_id.desc()).limit(limit + 1)).all()
+    more = len(rows) > limit
+    items = rows[:limit]
+    return Page(items, _encode(items[-1]) if more else None)
+
+
+def _encode(row: object) -> str:
+    position = [row.created_at, row.id]  # type: ignore[attr-defined]
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> tuple[float, str]:
+    try:
+        created_at, row_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        return float(created_at), str(row_id)
+    except (binascii.Error, UnicodeError, TypeError, ValueError):
+        message = "is not a cursor of this server; start again without one"
+        raise InvalidInput([FieldError(pointer="/cursor", message=message)]) from None

@@ -1,0 +1,1 @@
+"""Registered weights: name, version, aliases, and the base they belong to."""

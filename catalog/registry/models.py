@@ -1,0 +1,53 @@
+"""Tables of registered weights and their aliases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from catalog.db import Base, Row, db_now
+
+
+class Weights(Base):
+    """One version of named weights, tied to the base they belong to; the row never changes."""
+
+    __tablename__ = "weights"
+    __table_args__ = (
+        UniqueConstraint("owner", "name", "version"),
+        # Publishing twice (a worker that does not know whether its commit went through) registers once.
+        UniqueConstraint("run_id", "kind", "step"),
+        Index("ix_weights_listed", "owner", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    version: Mapped[int]
+    kind: Mapped[str]
+    step: Mapped[int]
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
+    base_name: Mapped[str]
+    base_identity: Mapped[str] = mapped_column(index=True)
+    dataset_digest: Mapped[str | None]
+    dataset_name: Mapped[str | None]
+    dataset_version: Mapped[int | None]
+    trigger_word: Mapped[str | None]
+    metrics: Mapped[dict[str, Any]]
+    header: Mapped[dict[str, Any]]
+    sha256: Mapped[str]
+    bytes: Mapped[int] = mapped_column(Row)
+    blob_key: Mapped[str]
+    created_at: Mapped[float] = mapped_column(default=db_now())
+
+
+class WeightsAlias(Base):
+    """An owner's own word for one version of a name."""
+
+    __tablename__ = "weights_aliases"
+    __table_args__ = (UniqueConstraint("owner", "name", "alias"),)
+
+    id: Mapped[int] = mapped_column(Row, primary_key=True)
+    name: Mapped[str]
+    alias: Mapped[str]
+    version: Mapped[int]

@@ -1,0 +1,67 @@
+"""SQL over weights and aliases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Select, delete, func, select
+from sqlalchemy.orm import Session
+
+from catalog.registry.models import Weights, WeightsAlias
+
+
+def owned(owner: str) -> Select[Weights]:
+    """An owner's weights."""
+    return select(Weights).where(Weights.owner == owner)
+
+
+def by_id(session: Session, owner: str, weights_id: str) -> Weights | None:
+    """One version by id."""
+    return session.scalar(owned(owner).where(Weights.id == weights_id))
+
+
+def published(session: Session, owner: str, run_id: str, kind: str, step: int) -> Weights | None:
+    """What a run has already published at a step."""
+    query = owned(owner).where(Weights.run_id == run_id, Weights.kind == kind, Weights.step == step)
+    return session.scalar(query)
+
+
+def versions(session: Session, owner: str, name: str) -> Sequence[Weights]:
+    """Versions of a name, newest first."""
+    return session.scalars(owned(owner).where(Weights.name == name).order_by(Weights.version.desc())).all()
+
+
+def version(session: Session, owner: str, name: str, number: int) -> Weights | None:
+    """One version by number."""
+    return session.scalar(owned(owner).where(Weights.name == name, Weights.version == number))
+
+
+def last_version(session: Session, owner: str, name: str) -> int:
+    """The highest version number of a name; 0 when there is none."""
+    return session.scalar(select(func.max(Weights.version)).where(Weights.owner == owner, Weights.name == name)) or 0
+
+
+def of_run(session: Session, owner: str, run_id: str) -> Sequence[Weights]:
+    """What a run has published, by step."""
+    return session.scalars(owned(owner).where(Weights.run_id == run_id).order_by(Weights.step, Weights.id)).all()
+
+
+def alias(session: Session, owner: str, name: str, word: str) -> WeightsAlias | None:
+    """An alias of a name."""
+    return session.scalar(
+        select(WeightsAlias).where(WeightsAlias.owner == owner, WeightsAlias.name == name, WeightsAlias.alias == word)
+    )
+
+
+def aliases(session: Session, owner: str, names: Sequence[str]) -> Sequence[WeightsAlias]:
+    """Every alias of some names."""
+    query = select(WeightsAlias).where(WeightsAlias.owner == owner, WeightsAlias.name.in_(names))
+    return session.scalars(query.order_by(WeightsAlias.alias)).all()
+
+
+def remove_alias(session: Session, owner: str, name: str, word: str) -> bool:
+    """Forget an alias; False when there is none."""
+    statement = delete(WeightsAlias).where(
+        WeightsAlias.owner == owner, WeightsAlias.name == name, WeightsAlias.alias == word
+    )
+    return session.execute(statement.returning(WeightsAlias.id)).first() is not None

@@ -1,0 +1,93 @@
+"""Tables of training runs: the run, what its trainer said, and the previews it made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from catalog.db import Base, Row, db_now
+from contracts.run import RunReason, RunStatus
+
+
+class Run(Base):
+    """One training run; everything it depends on is resolved when it is created."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        Index("ix_runs_listed", "owner", "created_at", "id"),
+        Index("ix_runs_measured", "owner", "shape", "finished_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    status: Mapped[str] = mapped_column(default=RunStatus.QUEUED)
+    reason: Mapped[str] = mapped_column(default=RunReason.WAITING)
+    recipe: Mapped[str]
+    overrides: Mapped[dict[str, Any]]
+    config: Mapped[dict[str, Any]]
+    """The whole TrainConfig, resolved."""
+    config_digest: Mapped[str]
+    plan: Mapped[dict[str, Any]]
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"))
+    dataset_name: Mapped[str]
+    dataset_version: Mapped[int]
+    dataset_digest: Mapped[str]
+    base_id: Mapped[str] = mapped_column(ForeignKey("bases.id"))
+    base_name: Mapped[str]
+    base_identity: Mapped[str]
+    shape: Mapped[str]
+    """Digest of what decides the speed of a step; runs of one shape predict each other."""
+    seconds_per_step: Mapped[float | None]
+    step: Mapped[int] = mapped_column(default=0)
+    steps: Mapped[int]
+    loss: Mapped[float | None]
+    phase: Mapped[str | None]
+    """What it does before the first step: loading, caching or encoding, with progress."""
+    tracking: Mapped[str | None]
+    device: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    last_seq: Mapped[int] = mapped_column(default=0)
+    events_offset: Mapped[int] = mapped_column(Row, default=0)
+    outcome: Mapped[dict[str, Any] | None]
+    log_key: Mapped[str | None]
+    failure_code: Mapped[str | None]
+    failure_message: Mapped[str | None]
+    failure_hint: Mapped[str | None]
+    failure_reference: Mapped[str | None]
+    created_at: Mapped[float] = mapped_column(default=db_now())
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+
+
+class RunEvent(Base):
+    """A line of events.jsonl; ``seq`` counts from 1 in each run."""
+
+    __tablename__ = "run_events"
+    __table_args__ = (Index("ix_run_events_type", "run_id", "type", "seq"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    step: Mapped[int]
+    body: Mapped[str]
+    """JSON of a contracts.events.Event."""
+
+
+class RunPreview(Base):
+    """A picture made while training; ``sha256`` is of the stored file."""
+
+    __tablename__ = "run_previews"
+    __table_args__ = (UniqueConstraint("run_id", "file"), Index("ix_run_previews_image", "owner", "sha256"))
+
+    id: Mapped[int] = mapped_column(Row, primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    file: Mapped[str]
+    step: Mapped[int]
+    prompt: Mapped[str]
+    seed: Mapped[int] = mapped_column(Row)
+    sha256: Mapped[str]
+    blob_key: Mapped[str]
+    bytes: Mapped[int] = mapped_column(Row)

@@ -1,0 +1,67 @@
+"""SQL over runs, their events and previews. Knows nothing about what a run may become."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from catalog.runs.models import Run, RunEvent, RunPreview
+from contracts.run import RunStatus
+
+
+def owned(owner: str) -> Select[Run]:
+    """An owner's runs."""
+    return select(Run).where(Run.owner == owner)
+
+
+def by_id(session: Session, owner: str, run_id: str) -> Run | None:
+    """One run, as the database has it now."""
+    return session.scalar(owned(owner).where(Run.id == run_id).execution_options(populate_existing=True))
+
+
+def count_named(session: Session, owner: str, recipe: str) -> int:
+    """How many runs of a recipe the owner has made."""
+    return session.scalar(select(func.count()).where(Run.owner == owner, Run.recipe == recipe)) or 0
+
+
+def latest_of_shape(session: Session, owner: str, shape: str) -> Run | None:
+    """The owner's run of this shape that finished last."""
+    query = owned(owner).where(Run.shape == shape, Run.status == RunStatus.SUCCEEDED)
+    return session.scalars(query.order_by(Run.finished_at.desc()).limit(1)).first()
+
+
+def events(session: Session, owner: str, run_id: str, after_seq: int, limit: int) -> Sequence[RunEvent]:
+    """Events after ``after_seq`` in order."""
+    query = select(RunEvent).where(RunEvent.owner == owner, RunEvent.run_id == run_id, RunEvent.seq > after_seq)
+    return session.scalars(query.order_by(RunEvent.seq).limit(limit)).all()
+
+
+def events_of_types(
+    session: Session, owner: str, run_id: str, types: Sequence[str], after_seq: int = 0
+) -> Sequence[RunEvent]:
+    """Events of some types in order."""
+    query = select(RunEvent).where(
+        RunEvent.owner == owner, RunEvent.run_id == run_id, RunEvent.type.in_(types), RunEvent.seq > after_seq
+    )
+    return session.scalars(query.order_by(RunEvent.seq)).all()
+
+
+def preview(session: Session, owner: str, run_id: str, file: str) -> RunPreview | None:
+    """One preview by the name the trainer gave it."""
+    return session.scalar(
+        select(RunPreview).where(RunPreview.owner == owner, RunPreview.run_id == run_id, RunPreview.file == file)
+    )
+
+
+def preview_by_hash(session: Session, owner: str, sha256: str) -> RunPreview | None:
+    """A preview of any of the owner's runs by the hash of its file."""
+    query = select(RunPreview).where(RunPreview.owner == owner, RunPreview.sha256 == sha256)
+    return session.scalars(query.limit(1)).first()
+
+
+def previews(session: Session, owner: str, run_id: str) -> Sequence[RunPreview]:
+    """A run's previews by step."""
+    query = select(RunPreview).where(RunPreview.owner == owner, RunPreview.run_id == run_id)
+    return session.scalars(query.order_by(RunPreview.step, RunPreview.id)).all()

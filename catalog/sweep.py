@@ -1,0 +1,84 @@
+"""The sweep: what lost its worker is queued again or given up, and its subject follows in the same transaction.
+
+Any process may sweep at any time, several at once too: every step is a guarded update. Knows nothing about the broker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, update
+from sqlalchemy.orm import Session
+
+from catalog.bases import service as bases
+from catalog.datasets import service as datasets
+from catalog.db import db_now, ring
+from catalog.generations import service as generations
+from catalog.jobs import ALSO_RUNG, MAX_FAILURES, Job, JobState, Kind, returned
+from catalog.runs import progress as runs
+from contracts.failures import FAILURES, FailureCode
+
+RING_AGAIN_AFTER_S = 30.0
+
+
+@dataclass(frozen=True)
+class JobRef:
+    """A job the sweep changed."""
+
+    job_id: int
+    owner: str
+    queue: str
+    kind: str
+    subject_id: str
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a sweep found and did; ``rung`` are the queues whose workers are told after the commit."""
+
+    requeued: tuple[JobRef, ...]
+    failed: tuple[JobRef, ...]
+    cancelled: tuple[JobRef, ...]
+    rung: tuple[str, ...]
+
+
+def sweep(session: Session, ring_again_after_s: float = RING_AGAIN_AFTER_S) -> SweepReport:
+    """Queue again what lost its worker, give up what failed too often, and ring for what nobody came for."""
+    expired = and_(Job.state == JobState.LEASED, Job.lease_until < db_now())
+    wanted_gone = Job.cancel_requested_at.is_not(None)
+    hopeless = Job.failures + 1 >= MAX_FAILURES
+    counted = {"failures": Job.failures + 1, "lease_until": None}
+    over = {**counted, "finished_at": db_now()}
+    cancelled = _change(session, and_(expired, wanted_gone), {**over, "state": JobState.CANCELLED})
+    failed = _change(session, and_(expired, hopeless), {**over, "state": JobState.FAILED})
+    requeued = _change(session, expired, {**counted, "state": JobState.QUEUED, "rung_at": db_now()})
+    quiet = and_(Job.state == JobState.QUEUED, Job.rung_at < db_now() - ring_again_after_s)
+    forgotten = _change(session, quiet, {"rung_at": db_now()})
+    for refs, state in ((cancelled, JobState.CANCELLED), (failed, JobState.FAILED), (requeued, JobState.QUEUED)):
+        for ref in refs:
+            _follow(session, ref, state)
+    ended = {ref.queue for ref in (*cancelled, *failed, *requeued)}
+    queues = {ref.queue for ref in (*requeued, *forgotten)}
+    queues |= {other for queue in ended for other in ALSO_RUNG.get(queue, ())}
+    for queue in sorted(queues):
+        ring(session, queue)
+    return SweepReport(requeued, failed, cancelled, tuple(sorted(queues)))
+
+
+def _change(session: Session, which: ColumnElement[bool], values: dict[str, Any]) -> tuple[JobRef, ...]:
+    statement = update(Job).where(which).values(values)
+    rows = returned(session, statement.returning(Job.id, Job.owner, Job.queue, Job.kind, Job.subject_id))
+    return tuple(JobRef(*row) for row in rows)
+
+
+def _follow(session: Session, ref: JobRef, state: JobState) -> None:
+    if ref.kind == Kind.TRAIN:
+        runs.after_sweep(session, ref.owner, ref.subject_id, state)
+    elif ref.kind == Kind.GENERATE:
+        generations.after_sweep(session, ref.owner, ref.subject_id, state)
+    elif ref.kind == Kind.INGEST and state == JobState.FAILED:
+        datasets.mark_ingest_lost(session, ref.owner, ref.subject_id)
+    elif ref.kind == Kind.BASE_ADD and state == JobState.FAILED:
+        words = FAILURES[FailureCode.WORKER_LOST]
+        bases.mark_failed(session, ref.owner, ref.subject_id, FailureCode.WORKER_LOST, words.message)

@@ -1,0 +1,76 @@
+"""A run as users ask for it and as they see it: the request, its states, and why it is in one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from contracts.config import Frozen
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class RunStatus(StrEnum):
+    """Where a run is on its way."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    TRAINING = "training"
+    PUBLISHING = "publishing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINISHED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+class RunReason(StrEnum):
+    """Why a run is in its state; a failed run has a failure code beside it."""
+
+    WAITING = "waiting"
+    WAITING_FOR_DEVICE = "waiting_for_device"
+    WORKER_LOST = "worker_lost"
+    PREEMPTED = "preempted"
+    WORKING = "working"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+RUN_REASONS: dict[RunReason, str] = {
+    RunReason.WAITING: "Waiting for a worker. If none is running, start one with `patina up`.",
+    RunReason.WAITING_FOR_DEVICE: "Every device is busy; the run starts when one is free.",
+    RunReason.WORKER_LOST: "The worker disappeared; the run starts again from its last checkpoint.",
+    RunReason.PREEMPTED: "The worker was stopped in good order; the run goes on from its last checkpoint.",
+    RunReason.WORKING: "A worker is on it.",
+    RunReason.CANCELLING: "Asked to stop; the worker stops it at the next step.",
+    RunReason.CANCELLED: "Cancelled on request.",
+    RunReason.COMPLETED: "All steps are done and the weights are registered.",
+    RunReason.FAILED: "It failed; the failure says why and what to do.",
+}
+
+
+class RunRequest(Frozen):
+    """What to train on what."""
+
+    name: Name | None = None
+    """Name of the run; null is the recipe's name with a number."""
+
+    dataset: Annotated[str, Field(min_length=1, max_length=64)]
+    """Id or name of the dataset."""
+
+    version: Annotated[int, Field(ge=1)] | None = None
+    """Number of its version; null is the latest."""
+
+    base: Name
+    """Name of the base to train on."""
+
+    recipe: Annotated[str, Field(min_length=1, max_length=64)]
+    """Name of a recipe of this server."""
+
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Dotted settings that differ from the recipe, such as ``{"lora.rank": 8}``."""
