@@ -38,6 +38,13 @@ Row = BigInteger().with_variant(Integer, "sqlite")
 """Type of counting primary keys; SQLite counts only in INTEGER columns."""
 
 
+class db_now(FunctionElement[float]):
+    """The database's clock as Unix seconds: leases compare with it and never with a worker's clock."""
+
+    type = Double()
+    inherit_cache = True
+
+
 class Base(DeclarativeBase):
     """All tables; constraints have names, so that migrations can speak of them on both databases."""
 
@@ -55,11 +62,13 @@ class Base(DeclarativeBase):
     """Who may see the row; every query names it."""
 
 
-class db_now(FunctionElement[float]):
-    """The database's clock as Unix seconds: leases compare with it and never with a worker's clock."""
+class Listed(Base):
+    """Tables whose rows are listed, newest first (catalog/paging.py)."""
 
-    type = Double()
-    inherit_cache = True
+    __abstract__ = True
+
+    id: Mapped[str] = mapped_column(primary_key=True, sort_order=-1)
+    created_at: Mapped[float] = mapped_column(default=db_now())
 
 
 class Database:
@@ -106,16 +115,18 @@ class Database:
         self.engine.dispose()
 
     def _ring(self, queues: list[str]) -> None:
-        for queue in queues if self._on_commit else ():
+        if self._on_commit is None:
+            return
+        for queue in queues:
             try:
-                self._on_commit(queue)  # type: ignore[misc] # checked one line up
+                self._on_commit(queue)
             except Exception:  # noqa: BLE001 - the work is committed; a lost ring costs one sweep
                 log.warning("ring_failed", queue=queue, exc_info=True)
 
 
 def ring(session: Session, queue: str) -> None:
     """Tell the workers of ``queue``, after the commit, that there is work."""
-    session.info.setdefault("rings", {})[queue] = True
+    session.info.setdefault("rings", {})[str(queue)] = True
 
 
 def new_id(prefix: str) -> str:

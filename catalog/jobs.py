@@ -7,7 +7,8 @@ by the sweep (catalog/sweep.py), and given up after ``MAX_FAILURES``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -154,8 +155,19 @@ def claim(
                 host_slots.ask(session)
             break
         savepoint.commit()
-        taken.append(Claim(**{**vars(found[0]), "slot": slot}))
+        taken.append(replace(found[0], slot=slot))
     return taken
+
+
+def unfinished(session: Session, owner: str, kind: str, subject_ids: Sequence[str]) -> set[str]:
+    """Those of the subjects that have a job of this kind waiting or being done."""
+    query = select(Job.subject_id).where(
+        Job.owner == owner,
+        Job.kind == kind,
+        Job.subject_id.in_(subject_ids),
+        Job.state.in_([JobState.QUEUED, JobState.LEASED]),
+    )
+    return set(session.scalars(query))
 
 
 def hold(session: Session, claimed: Claim) -> None:

@@ -11,25 +11,20 @@ import binascii
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from sqlalchemy import Select, tuple_
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
+from catalog.db import Listed
 from contracts.failures import FieldError, InvalidInput
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 
 
-class Listed(Protocol):
-    """What a row needs to be listed."""
-
-    id: InstrumentedAttribute[str]
-    created_at: InstrumentedAttribute[float]
-
-
 T = TypeVar("T")
+R = TypeVar("R", bound=Listed)
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Page(Generic[T]):
     next_cursor: str | None
 
 
-def page(session: Session, query: Select[T], model: type[T], cursor: str | None, limit: int = DEFAULT_LIMIT) -> Page[T]:
+def page(session: Session, query: Select[R], model: type[R], cursor: str | None, limit: int = DEFAULT_LIMIT) -> Page[R]:
     """One page of ``query``, newest first, after the row ``cursor`` names.
 
     Raises:
@@ -48,18 +43,16 @@ def page(session: Session, query: Select[T], model: type[T], cursor: str | None,
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInput([FieldError(pointer="/limit", message=f"must be between 1 and {MAX_LIMIT}")])
-    created_at: InstrumentedAttribute[float] = model.created_at  # type: ignore[attr-defined]
-    row_id: InstrumentedAttribute[str] = model.id  # type: ignore[attr-defined]
     if cursor is not None:
-        query = query.where(tuple_(created_at, row_id) < tuple_(*_decode(cursor)))
-    rows = session.scalars(query.order_by(created_at.desc(), row_id.desc()).limit(limit + 1)).all()
+        query = query.where(tuple_(model.created_at, model.id) < tuple_(*_decode(cursor)))
+    rows = session.scalars(query.order_by(model.created_at.desc(), model.id.desc()).limit(limit + 1)).all()
     more = len(rows) > limit
     items = rows[:limit]
     return Page(items, _encode(items[-1]) if more else None)
 
 
-def _encode(row: object) -> str:
-    position = [row.created_at, row.id]  # type: ignore[attr-defined]
+def _encode(row: Listed) -> str:
+    position = [row.created_at, row.id]
     return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
 
 

@@ -7,17 +7,15 @@ from typing import Any
 from sqlalchemy import UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from catalog.db import Base as Table
-from catalog.db import db_now
+from catalog.db import Listed
 
 
-class Base(Table):
+class Base(Listed):
     """A base model; ``source`` is where it lies on the server and is never shown over HTTP."""
 
     __tablename__ = "bases"
     __table_args__ = (UniqueConstraint("owner", "name"),)
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     status: Mapped[str]
     source: Mapped[str]
@@ -26,4 +24,3 @@ class Base(Table):
     description: Mapped[dict[str, Any] | None]
     failure_code: Mapped[str | None]
     failure_message: Mapped[str | None]
-    created_at: Mapped[float] = mapped_column(default=db_now())

@@ -7,19 +7,17 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from catalog.db import Base, Row, db_now
+from catalog.db import Base, Listed, Row, db_now
 from contracts.dataset import Fate
 
 
-class Dataset(Base):
+class Dataset(Listed):
     """A growing collection of images; runs use its frozen versions."""
 
     __tablename__ = "datasets"
     __table_args__ = (UniqueConstraint("owner", "name"), Index("ix_datasets_listed", "owner", "created_at", "id"))
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
-    created_at: Mapped[float] = mapped_column(default=db_now())
 
 
 class DatasetFile(Base):

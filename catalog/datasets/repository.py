@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from catalog.datasets.models import Dataset, DatasetFile, DatasetImage, DatasetVersion, DatasetVersionRow
+from catalog.jobs import Kind, unfinished
 from contracts.dataset import Fate
+
+
+class Counts(NamedTuple):
+    """Images, files nobody has looked into, and whether a worker has yet to finish reading."""
+
+    images: int
+    pending: int
+    being_read: bool
 
 
 def owned(owner: str) -> Select[Dataset]:
@@ -28,13 +37,14 @@ def lock(session: Session, owner: str, dataset_id: str) -> Dataset | None:
     return session.scalar(owned(owner).where(Dataset.id == dataset_id).with_for_update())
 
 
-def counts(session: Session, owner: str, dataset_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Images and pending files of each dataset."""
+def counts(session: Session, owner: str, dataset_ids: Sequence[str]) -> dict[str, Counts]:
+    """What is in each dataset."""
     images = _counted(session, DatasetImage.dataset_id, DatasetImage.owner == owner, dataset_ids)
     pending = _counted(
         session, DatasetFile.dataset_id, (DatasetFile.owner == owner) & (DatasetFile.fate == Fate.PENDING), dataset_ids
     )
-    return {dataset_id: (images.get(dataset_id, 0), pending.get(dataset_id, 0)) for dataset_id in dataset_ids}
+    being_read = unfinished(session, owner, Kind.INGEST, dataset_ids)
+    return {key: Counts(images.get(key, 0), pending.get(key, 0), key in being_read) for key in dataset_ids}
 
 
 def files(

@@ -15,12 +15,13 @@ from sqlalchemy.orm import Session
 
 from catalog import jobs
 from catalog.datasets import repository
-from catalog.datasets.ingest import kind_of
+from catalog.datasets.ingest import kind_of, settle
 from catalog.datasets.models import Dataset, DatasetFile, DatasetVersion
-from catalog.datasets.versions import VersionImage, assemble
+from catalog.datasets.repository import Counts
+from catalog.datasets.versions import VersionImage, assemble, current_image, frozen_image
 from catalog.db import new_id
 from catalog.paging import DEFAULT_LIMIT, Page, page
-from contracts.dataset import DatasetStatus, DatasetSummary, Fate, Split, VersionRow, summarise
+from contracts.dataset import DatasetStatus, DatasetSummary, Fate, summarise
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -63,7 +64,7 @@ def create(session: Session, owner: str, name: str) -> DatasetView:
     dataset = Dataset(id=new_id("ds"), owner=owner, name=name)
     session.add(dataset)
     session.flush()
-    return _view(dataset, 0, 0)
+    return _view(dataset, Counts(0, 0, False))
 
 
 def list_datasets(
@@ -72,7 +73,7 @@ def list_datasets(
     """An owner's datasets, newest first."""
     found = page(session, repository.owned(owner), Dataset, cursor, limit)
     counts = repository.counts(session, owner, [dataset.id for dataset in found.items])
-    return Page([_view(dataset, *counts[dataset.id]) for dataset in found.items], found.next_cursor)
+    return Page([_view(dataset, counts[dataset.id]) for dataset in found.items], found.next_cursor)
 
 
 def read(session: Session, owner: str, id_or_name: str) -> DatasetView:
@@ -82,7 +83,7 @@ def read(session: Session, owner: str, id_or_name: str) -> DatasetView:
         PatinaError: NOT_FOUND.
     """
     dataset = _find(session, owner, id_or_name)
-    return _view(dataset, *repository.counts(session, owner, [dataset.id])[dataset.id])
+    return _view(dataset, repository.counts(session, owner, [dataset.id])[dataset.id])
 
 
 def offer_upload(
@@ -143,6 +144,7 @@ def mark_ingest_lost(session: Session, owner: str, dataset_id: str) -> None:
     """The ingest job was given up: what was still unread is rejected, with what to do; for the sweep."""
     reason = "reading it failed several times; upload it again, alone, to find out which file does it"
     repository.reject_pending(session, owner, dataset_id, reason)
+    settle(session, owner, dataset_id)
 
 
 def freeze(session: Session, owner: str, dataset_id: str, held_out_share: float = DEFAULT_HELD_OUT_SHARE) -> Freeze:
@@ -158,12 +160,12 @@ def freeze(session: Session, owner: str, dataset_id: str, held_out_share: float 
         raise InvalidInput([FieldError(pointer="/held_out_share", message="must be between 0 and 0.5")])
     dataset = _find(session, owner, dataset_id)
     repository.lock(session, owner, dataset.id)
-    images, pending = repository.counts(session, owner, [dataset.id])[dataset.id]
-    if pending:
-        raise PatinaError(FailureCode.UNFINISHED_INGEST, f"{pending} uploaded files of '{dataset.name}' are unread.")
-    if not images:
+    counts = repository.counts(session, owner, [dataset.id])[dataset.id]
+    if counts.pending or counts.being_read:
+        raise PatinaError(FailureCode.UNFINISHED_INGEST, f"Files uploaded to '{dataset.name}' are still being read.")
+    if not counts.images:
         raise PatinaError(FailureCode.EMPTY_DATASET, f"The dataset '{dataset.name}' has no usable image.")
-    contents = assemble(_current_images(session, dataset), held_out_share)
+    contents = assemble(map(current_image, repository.images(session, owner, dataset.id)), held_out_share)
     summary = summarise(entry.row for entry in contents)
     earlier = repository.versions(session, owner, dataset.id)
     for version in earlier:
@@ -226,22 +228,7 @@ def version_by_id(session: Session, owner: str, version_id: str) -> DatasetVersi
 
 def version_contents(session: Session, owner: str, version_id: str) -> list[VersionImage]:
     """The rows of a version in canonical order, and where their images lie: input of ``parquet.write``."""
-    return [
-        VersionImage(
-            VersionRow(
-                image=row.image,
-                caption=row.caption,
-                concept=row.concept,
-                repeats=row.repeats,
-                split=Split(row.split),
-                original_width=row.original_width,
-                original_height=row.original_height,
-                source_name=row.source_name,
-            ),
-            row.blob_key,
-        )
-        for row in repository.version_rows(session, owner, version_id)
-    ]
+    return [frozen_image(row) for row in repository.version_rows(session, owner, version_id)]
 
 
 def summary_of(version: DatasetVersion) -> DatasetSummary:
@@ -262,31 +249,16 @@ def _find(session: Session, owner: str, id_or_name: str) -> Dataset:
     return dataset
 
 
-def _view(dataset: Dataset, images: int, pending: int) -> DatasetView:
-    status = DatasetStatus.INGESTING if pending else DatasetStatus.READY if images else DatasetStatus.EMPTY
-    return DatasetView(dataset.id, dataset.name, status, images, pending, dataset.created_at)
+def _view(dataset: Dataset, counts: Counts) -> DatasetView:
+    filled = DatasetStatus.READY if counts.images else DatasetStatus.EMPTY
+    status = DatasetStatus.INGESTING if counts.pending or counts.being_read else filled
+    return DatasetView(dataset.id, dataset.name, status, counts.images, counts.pending, dataset.created_at)
 
 
 def _clean_name(filename: str) -> str:
     """The offered name as a relative path with forward slashes; it is only ever shown and compared."""
     parts = [part for part in filename.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     return "/".join(parts)[-400:] or "unnamed"
-
-
-def _current_images(session: Session, dataset: Dataset) -> list[VersionImage]:
-    return [
-        VersionImage(
-            VersionRow(
-                image=image.image,
-                caption=image.caption or "",
-                original_width=image.width,
-                original_height=image.height,
-                source_name=image.source_name,
-            ),
-            image.blob_key,
-        )
-        for image in repository.images(session, dataset.owner, dataset.id)
-    ]
 
 
 def _row_values(version: DatasetVersion, position: int, entry: VersionImage) -> dict[str, object]:

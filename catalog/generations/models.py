@@ -7,17 +7,16 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from catalog.db import Base, Row, db_now
+from catalog.db import Base, Listed, Row
 from contracts.generate import GenerationStatus
 
 
-class Generation(Base):
+class Generation(Listed):
     """One request, with its base, weights, size and seed resolved when it was made."""
 
     __tablename__ = "generations"
     __table_args__ = (Index("ix_generations_listed", "owner", "created_at", "id"),)
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     status: Mapped[str] = mapped_column(default=GenerationStatus.QUEUED)
     request: Mapped[dict[str, Any]]
     """A contracts.generate.GenerationRequest without nulls: base, seed, width and height are filled in."""
@@ -32,7 +31,6 @@ class Generation(Base):
     failure_message: Mapped[str | None]
     failure_hint: Mapped[str | None]
     failure_reference: Mapped[str | None]
-    created_at: Mapped[float] = mapped_column(default=db_now())
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
 

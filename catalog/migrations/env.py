@@ -21,7 +21,6 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,
     transactional_ddl=True,
-    render_as_batch=True,  # SQLite alters a table by making it anew
 )
 with context.begin_transaction():
     context.run_migrations()

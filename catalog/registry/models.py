@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from catalog.db import Base, Row, db_now
+from catalog.db import Base, Listed, Row
 
 
-class Weights(Base):
+class Weights(Listed):
     """One version of named weights, tied to the base they belong to; the row never changes."""
 
     __tablename__ = "weights"
@@ -21,7 +21,6 @@ class Weights(Base):
         Index("ix_weights_listed", "owner", "created_at", "id"),
     )
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     version: Mapped[int]
     kind: Mapped[str]
@@ -38,7 +37,6 @@ class Weights(Base):
     sha256: Mapped[str]
     bytes: Mapped[int] = mapped_column(Row)
     blob_key: Mapped[str]
-    created_at: Mapped[float] = mapped_column(default=db_now())
 
 
 class WeightsAlias(Base):

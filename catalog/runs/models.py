@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from catalog.db import Base, Row, db_now
+from catalog.db import Base, Listed, Row
 from contracts.run import RunReason, RunStatus
 
 
-class Run(Base):
+class Run(Listed):
     """One training run; everything it depends on is resolved when it is created."""
 
     __tablename__ = "runs"
@@ -20,7 +20,6 @@ class Run(Base):
         Index("ix_runs_measured", "owner", "shape", "finished_at"),
     )
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     status: Mapped[str] = mapped_column(default=RunStatus.QUEUED)
     reason: Mapped[str] = mapped_column(default=RunReason.WAITING)
@@ -57,7 +56,6 @@ class Run(Base):
     failure_message: Mapped[str | None]
     failure_hint: Mapped[str | None]
     failure_reference: Mapped[str | None]
-    created_at: Mapped[float] = mapped_column(default=db_now())
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
 
