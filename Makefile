@@ -51,7 +51,9 @@ $(VENV)/.recipes: $(STAMP)
 	touch $@
 
 demo-base: $(VENV)/.recipes ## Train the demo base from nothing (hours on 2 cores; start it again to go on)
-	cd bases/emoji-xl/recipe && ../../../$(BIN)/python make_base.py train
+	cd bases/emoji-xl/recipe && ../../../$(BIN)/python make_base.py fetch
+	cd bases/emoji-xl/recipe && ../../../$(BIN)/torchrun --standalone --nproc_per_node 2 make_base.py train
+	$(MAKE) demo-base-eval
 
 demo-base-eval: $(VENV)/.recipes ## Judge the demo base: name and subcategory accuracy, VAE round trip, sample sheet
 	cd bases/emoji-xl/recipe && ../../../$(BIN)/python make_base.py evaluate

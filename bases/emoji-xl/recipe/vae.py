@@ -49,17 +49,16 @@ def train_vae(pictures: Pictures, folder: Path, *, seed: int) -> AutoencoderKL:
         batch = pixels[rows]
         if step % 2:
             batch = batch.flip(-1)
-        with torch.autocast("cpu", torch.bfloat16):
-            mean, logvar = vae.quant_conv(vae.encoder(batch)).float().chunk(2, dim=1)
-            logvar = logvar.clamp(-30, 20)
-            noise = torch.randn(mean.shape, generator=generator)
-            decoded = vae.decoder(vae.post_quant_conv(mean + (0.5 * logvar).exp() * noise)).float()
+        mean, logvar = vae.quant_conv(vae.encoder(batch.bfloat16())).float().chunk(2, dim=1)
+        logvar = logvar.clamp(-30, 20)
+        noise = torch.randn(mean.shape, generator=generator)
+        latents = mean + (0.5 * logvar).exp() * noise
+        decoded = vae.decoder(vae.post_quant_conv(latents.bfloat16())).float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return F.mse_loss(decoded, batch) + EDGE_WEIGHT * edge_error(decoded, batch) + KL_WEIGHT * kl
 
-    average = train({"vae": vae}, loss_of, learning_rate, STEPS, folder, seed=seed)
-    vae.load_state_dict(average["vae"])
-    return vae.eval()
+    train({"vae": vae}, loss_of, learning_rate, STEPS, folder, seed=seed)
+    return vae
 
 
 def learning_rate(step: int) -> float:

@@ -1,0 +1,93 @@
+"""Make the demo base from nothing, or judge the one that is committed.
+
+    python make_base.py fetch                                        # the pictures and the vocabulary
+    torchrun --standalone --nproc_per_node 2 make_base.py train      # resumable: start it again to go on
+    python make_base.py evaluate                                     # prints the bars, draws the sample sheet
+
+Run through `make demo-base` and `make demo-base-eval`, which do the set-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+from curves import draw_loss_curves
+from diffusers import EulerDiscreteScheduler
+from evaluate import evaluate
+from pictures import TWEMOJI, Pictures, fetch, load_pictures
+from tokenizer import write_tokenizers
+from torch import distributed, nn
+from transformers import CLIPTokenizer
+from unet import PREDICTION, SCHEDULE, train_unet
+from vae import to_model, train_vae
+
+BASE = Path(__file__).resolve().parents[1]
+WORK = Path(__file__).resolve().parents[3] / "build" / "demo-base"
+SEED = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("fetch", "train", "evaluate"))
+    what = parser.parse_args().what
+    if what == "fetch":
+        load_pictures(WORK / "downloads")
+        fetch(TWEMOJI, WORK / "downloads")
+        write_tokenizers(WORK / "downloads", BASE)
+    elif what == "train":
+        make_base()
+    else:
+        evaluate(BASE, WORK)
+
+
+def make_base() -> None:
+    """VAE, then its latents, then UNet and text encoders; the result is written as a pipeline folder."""
+    if "WORLD_SIZE" in os.environ:
+        distributed.init_process_group("gloo")
+        torch.set_num_threads(1)
+    pictures = load_pictures(WORK / "downloads")
+    tokenizers = (
+        CLIPTokenizer.from_pretrained(BASE / "tokenizer"),
+        CLIPTokenizer.from_pretrained(BASE / "tokenizer_2"),
+    )
+    vae = train_vae(pictures, WORK / "vae", seed=SEED)
+    latents = encode_pictures(vae, pictures)
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    modules = train_unet(latents * vae.config.scaling_factor, pictures, tokenizers, WORK / "unet", seed=SEED)
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        write_base({"vae": vae, **modules}, BASE)
+        draw_loss_curves({"VAE": WORK / "vae", "UNet and text encoders": WORK / "unet"}, BASE / "loss.png")
+
+
+@torch.inference_mode()
+def encode_pictures(vae: nn.Module, pictures: Pictures) -> torch.Tensor:
+    """Mean latents [N, 4, 8, 8], not yet scaled."""
+    batches = to_model(torch.from_numpy(pictures.pixels)).split(64)
+    return torch.cat([vae.encode(batch).latent_dist.mean for batch in batches])
+
+
+def write_base(modules: dict[str, nn.Module], folder: Path) -> None:
+    """fp16 safetensors in ``StableDiffusionXLPipeline`` layout."""
+    for name, module in modules.items():
+        module.half().save_pretrained(folder / name)
+    scheduler = EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading", prediction_type=PREDICTION)
+    scheduler.save_pretrained(folder / "scheduler")
+    classes = {
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True, **classes}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

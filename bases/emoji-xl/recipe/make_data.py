@@ -1,0 +1,111 @@
+"""Make datasets/ from the npm packages: the Twemoji training set, the judge's held-out pictures, the judge.
+
+The 300 emoji are drawn by seed from those a 64 px picture can tell apart: no flags, no families, no
+man/woman variants of one role. The judge is fitted on VAE round trips of everything else, both styles, and
+its one setting (the ridge) is chosen by cross-validation there; the 100 held-out ones are only measured.
+
+    python make_data.py          # make demo-data
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from make_base import BASE, WORK
+from pictures import NOTO, TWEMOJI, Emoji, Package, datasource_picture, emoji_catalogue, fetch
+from PIL import Image
+from rich.console import Console
+from vae import to_model
+
+from patina.demo.judge import Pixels, StyleJudge, fit
+
+DATASETS = BASE.parents[1] / "datasets"
+TRAINING_PICTURES, HELD_OUT_PICTURES = 200, 100
+INDISTINCT_SUBCATEGORIES = {"country-flag", "subdivision-flag", "flag", "family"}
+INDISTINCT_WORDS = {"man", "men", "woman", "women"}
+RIDGES = (3.0, 10.0, 30.0)
+FOLDS = 4
+SEED = 0
+
+
+def main() -> None:
+    downloads = WORK / "downloads"
+    catalogue = emoji_catalogue(downloads)
+    told_apart = [e for e in catalogue.values() if _told_apart(e)]
+    chosen = random.Random(SEED).sample(told_apart, TRAINING_PICTURES + HELD_OUT_PICTURES)
+    training, held_out = chosen[:TRAINING_PICTURES], chosen[TRAINING_PICTURES:]
+    write_imagefolder(DATASETS / "twemoji-style", training, TWEMOJI, downloads)
+    judge_folder = DATASETS / "emoji-judge"
+    for package in (TWEMOJI, NOTO):
+        write_imagefolder(judge_folder / package.style, held_out, package, downloads)
+    outside = [e for e in catalogue.values() if e not in set(chosen)]
+    fit_judge(outside, downloads).save(judge_folder / "judge.json")
+    report(StyleJudge.load(judge_folder / "judge.json"), held_out, downloads)
+
+
+def write_imagefolder(folder: Path, emoji: list[Emoji], package: Package, downloads: Path) -> None:
+    """PNG files and ``metadata.jsonl``, as Hugging Face's imagefolder reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for its in emoji:
+        name = f"{its.unified.lower()}.png"
+        Image.fromarray(datasource_picture(package, its.unified, downloads)).save(folder / name, optimize=True)
+        lines.append(json.dumps({"file_name": name, "text": its.caption(package.style)}, ensure_ascii=False))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def fit_judge(outside: list[Emoji], downloads: Path) -> StyleJudge:
+    """Fit on round trips of the real pictures outside the 300, the ridge by cross-validation over emoji."""
+    fetch(TWEMOJI, downloads)
+    vae = AutoencoderKL.from_pretrained(BASE / "vae", torch_dtype=torch.float32)
+    noto, twemoji = (round_trip(vae, real(outside, package, downloads)) for package in (NOTO, TWEMOJI))
+    fold = np.arange(len(outside)) % FOLDS
+    scores = {ridge: _cross_validated(noto, twemoji, fold, ridge) for ridge in RIDGES}
+    Console().print("cross-validated accuracy by ridge:", {r: round(s, 4) for r, s in scores.items()})
+    return _fit_pair(noto, twemoji, max(scores, key=lambda ridge: scores[ridge]))
+
+
+def report(judge: StyleJudge, held_out: list[Emoji], downloads: Path) -> None:
+    noto, twemoji = real(held_out, NOTO, downloads), real(held_out, TWEMOJI, downloads)
+    right = [float((~judge.calls_twemoji(noto)).mean()), float(judge.calls_twemoji(twemoji).mean())]
+    Console().print(f"on the real held-out pictures: Noto {right[0]:.2f}, Twemoji {right[1]:.2f}")
+
+
+def real(emoji: list[Emoji], package: Package, downloads: Path) -> Pixels:
+    return np.stack([datasource_picture(package, its.unified, downloads) for its in emoji])
+
+
+@torch.inference_mode()
+def round_trip(vae: AutoencoderKL, pixels: Pixels) -> Pixels:
+    """What the VAE makes of uint8 [N, 64, 64, 3]."""
+    decoded = [vae.decode(vae.encode(b).latent_dist.mean).sample for b in to_model(torch.from_numpy(pixels)).split(64)]
+    unit = torch.cat(decoded).clamp(-1, 1).add(1).mul(127.5).round()
+    return unit.permute(0, 2, 3, 1).numpy().astype(np.uint8)
+
+
+def _told_apart(emoji: Emoji) -> bool:
+    words = set(emoji.name.replace(":", " ").replace(",", " ").split())
+    return emoji.subcategory not in INDISTINCT_SUBCATEGORIES and not words & INDISTINCT_WORDS
+
+
+def _cross_validated(noto: Pixels, twemoji: Pixels, fold: np.ndarray, ridge: float) -> float:
+    right = []
+    for left_out in range(FOLDS):
+        judge = _fit_pair(noto[fold != left_out], twemoji[fold != left_out], ridge)
+        right.append((~judge.calls_twemoji(noto[fold == left_out])).mean())
+        right.append(judge.calls_twemoji(twemoji[fold == left_out]).mean())
+    return float(np.mean(right))
+
+
+def _fit_pair(noto: Pixels, twemoji: Pixels, ridge: float) -> StyleJudge:
+    labels = np.repeat([False, True], [len(noto), len(twemoji)])
+    return fit(np.concatenate([noto, twemoji]), labels, ridge)
+
+
+if __name__ == "__main__":
+    main()

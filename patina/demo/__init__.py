@@ -1,0 +1,1 @@
+"""`patina demo`: the whole way once, with pictures that show it worked."""
