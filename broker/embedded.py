@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from broker.settings import BrokerSettings
 from contracts.failures import FailureCode, PatinaError
@@ -109,7 +111,7 @@ def find_program() -> str:
 
 def answers(socket: Path) -> bool:
     """Whether a server answers on the socket."""
-    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=1)
+    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=1, retry=Retry(NoBackoff(), 0))
     try:
         return bool(client.ping())
     except redis.exceptions.RedisError:

@@ -1,82 +1,56 @@
-"""Which caption belongs to which picture: sidecar files and imagefolder metadata, by name alone.
+"""Captions as they are offered: the text of a sidecar, the lines of a metadata.jsonl, plain names.
 
-Knows nothing about pixels, files or the database.
+Which caption belongs to which picture is catalog/datasets/captions.py. Knows nothing about files or the database.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
 
-from contracts.captions import MAX_CAPTION_CHARACTERS, clean_caption
-from contracts.dataset import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS
+from catalog.datasets.ingest import MetadataLine
+from contracts.captions import MAX_CAPTION_CHARACTERS
 
-METADATA_NAME = "metadata.jsonl"
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """What a metadata.jsonl says: caption by picture name, and the lines that say nothing usable."""
-
-    captions: Mapping[str, str]
-    problems: tuple[str, ...]
+MAX_NAME_CHARACTERS = 400
+MAX_CAPTION_FILE_BYTES = 1024**2
+MAX_METADATA_BYTES = 64 * 1024**2
 
 
 def tidy_name(name: str) -> str:
-    """A name as an archive or browser gives it, as a plain relative one; never used as a path."""
+    """A name as an archive gives it, as a plain relative one; it is only ever shown and compared."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    return "/".join(parts)[-500:] or "unnamed"
-
-
-def is_image_name(name: str) -> bool:
-    return name.lower().endswith(IMAGE_EXTENSIONS)
-
-
-def is_sidecar_name(name: str) -> bool:
-    return name.lower().endswith(CAPTION_EXTENSIONS)
-
-
-def is_metadata_name(name: str) -> bool:
-    return PurePosixPath(name).name.lower() == METADATA_NAME
-
-
-def stem(name: str) -> str:
-    """What a picture and its sidecar share: the name without its extension."""
-    return str(PurePosixPath(name).with_suffix(""))
+    return "/".join(parts)[-MAX_NAME_CHARACTERS:] or "unnamed"
 
 
 def sidecar_text(data: bytes) -> str | None:
-    """A sidecar's caption; None when it is not text or too long."""
+    """A sidecar's text; None when it is not UTF-8."""
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
-    return None if len(text) > MAX_CAPTION_CHARACTERS else clean_caption(text)
 
 
-def read_metadata(name: str, data: bytes) -> Metadata:
+def metadata_lines(data: bytes) -> list[MetadataLine]:
     """A metadata.jsonl in Hugging Face imagefolder form: one object a line with file_name and text.
 
-    File names in it are relative to its own folder, so they come back with that folder in front.
+    Other keys are other people's columns and are passed over; a line that says nothing usable keeps its reason.
     """
-    folder = PurePosixPath(name).parent
-    captions: dict[str, str] = {}
-    problems = []
-    for number, line in enumerate(data.decode("utf-8-sig", errors="replace").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            problems.append(f"line {number} is not JSON")
-            continue
-        file_name, text = (row.get("file_name"), row.get("text")) if isinstance(row, dict) else (None, None)
-        if not isinstance(file_name, str) or not isinstance(text, str):
-            problems.append(f'line {number} has no "file_name" and "text"')
-        elif len(text) > MAX_CAPTION_CHARACTERS:
-            problems.append(f"line {number} is longer than {MAX_CAPTION_CHARACTERS} characters")
-        else:
-            captions[tidy_name(str(folder / tidy_name(file_name)))] = clean_caption(text)
-    return Metadata(captions, tuple(problems))
+    lines = data.decode("utf-8-sig", errors="replace").split("\n")
+    return [_line(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _line(number: int, text: str) -> MetadataLine:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return MetadataLine(number, "", None, "the line is not JSON")
+    file_name = row.get("file_name") if isinstance(row, dict) else None
+    if not isinstance(file_name, str) or not file_name.strip("./\\ "):
+        return MetadataLine(number, "", None, 'the line has no "file_name"')
+    caption = row.get("text")
+    if not isinstance(caption, str):
+        return MetadataLine(number, tidy_name(file_name), None, 'the line has no "text"')
+    if len(caption) > MAX_CAPTION_CHARACTERS:
+        return MetadataLine(
+            number, tidy_name(file_name), None, f"the caption is longer than {MAX_CAPTION_CHARACTERS} characters"
+        )
+    return MetadataLine(number, tidy_name(file_name), caption)

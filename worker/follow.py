@@ -9,6 +9,9 @@ from pydantic import ValidationError
 
 from contracts.events import EVENT, Event
 
+MAX_READ_BYTES = 4 * 1024**2
+"""Read at once: a worker that comes late to a long run writes it in several transactions."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -17,32 +20,29 @@ class EventTail:
 
     Args:
         path: the file; it need not be there yet.
-        skip: how many events were already taken from it, by an earlier attempt.
+        offset: the byte after the last line an earlier attempt has taken.
     """
 
-    def __init__(self, path: Path, skip: int = 0) -> None:
+    def __init__(self, path: Path, offset: int = 0) -> None:
         self._path = path
-        self._offset = 0
-        self._skip = skip
+        self.offset = offset
+        """The byte after the last line that was given."""
 
     def read(self) -> list[Event]:
         """The events that have been added since the last call."""
-        if not self._path.exists():
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self.offset)
+                added = file.read(MAX_READ_BYTES)
+        except FileNotFoundError:
             return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            added = file.read()
         whole = added[: added.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        events = [event for line in whole.splitlines() if (event := self._parse(line)) is not None]
-        skipped = min(self._skip, len(events))
-        self._skip -= skipped
-        return events[skipped:]
+        self.offset += len(whole)
+        return [event for line in whole.splitlines() if (event := self._parse(line)) is not None]
 
     def _parse(self, line: bytes) -> Event | None:
         try:
             return EVENT.validate_json(line)
         except ValidationError:
-            # A process that was killed while writing leaves half a line; the step is done again and said again.
             log.warning("events.unreadable_line", file=str(self._path), bytes=len(line))
             return None

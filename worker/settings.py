@@ -51,14 +51,14 @@ class WorkerSettings(BaseSettings):
     term_grace_s: float = Field(default=20.0, gt=0)
     """How long it may take to end after TERM, before it is killed."""
 
-    idle_unload_s: float = Field(default=30.0, ge=0)
+    idle_unload_s: float = Field(default=15.0, ge=0)
     """How long the engine stays loaded without work while a run waits for its device."""
 
-    adapter_cache: int = Field(default=8, ge=1)
-    """How many adapters an engine keeps loaded."""
+    adapter_cache_bytes: int = Field(default=2 * 1024**3, ge=0)
+    """How much memory of its device an engine's adapters may take."""
 
     batch: int = Field(default=8, ge=1)
-    """How many generations one claim takes at most."""
+    """How many generations one claim takes at most, and how many pictures are made at once."""
 
     @property
     def home_dir(self) -> Path:

@@ -1,10 +1,10 @@
-"""Captions by name: sidecars and metadata.jsonl."""
+"""Captions as they are offered: sidecars, metadata.jsonl, names."""
 
 from __future__ import annotations
 
 import pytest
 
-from worker.captions import is_metadata_name, read_metadata, sidecar_text, stem, tidy_name
+from worker.captions import metadata_lines, sidecar_text, tidy_name
 
 
 class TestTidyName:
@@ -22,41 +22,40 @@ class TestTidyName:
         assert tidy_name(given) == tidy
 
     def test_is_cut_at_the_front(self) -> None:
-        assert len(tidy_name("a" * 9000 + ".png")) == 500
+        assert len(tidy_name("a" * 9000 + ".png")) == 400
         assert tidy_name("a" * 9000 + ".png").endswith(".png")
 
 
-class TestStem:
-    def test_a_picture_and_its_sidecar_share_it(self) -> None:
-        assert stem("x/a.b.png") == stem("x/a.b.txt") == "x/a.b"
-        assert stem("x/a.png") != stem("y/a.png")
-
-
 class TestSidecar:
-    def test_is_cleaned(self) -> None:
-        assert sidecar_text("\ufeff a  cat\non a\tmat \n".encode()) == "a cat on a mat"
+    def test_a_byte_order_mark_is_no_part_of_it(self) -> None:
+        assert sidecar_text("\ufeffa cat".encode()) == "a cat"
 
     def test_what_is_not_text_is_none(self) -> None:
         assert sidecar_text(b"\xff\xfe\x00\x81") is None
-        assert sidecar_text(b"a" * 10_001) is None
 
 
-class TestMetadata:
-    def test_gives_captions_by_name_in_its_own_folder(self) -> None:
-        found = read_metadata("train/metadata.jsonl", b'{"file_name": "a.png", "text": " a  cat "}\n\n')
-        assert found.captions == {"train/a.png": "a cat"}
-        assert found.problems == ()
+class TestMetadataLines:
+    def test_a_line_gives_name_and_text(self) -> None:
+        (line,) = metadata_lines(b'{"file_name": "./x/a.png", "text": "a cat", "mood": 3}\r\n\n')
+        assert (line.number, line.file_name, line.text) == (1, "x/a.png", "a cat")
 
     def test_a_name_cannot_lead_out_of_the_folder(self) -> None:
-        found = read_metadata("metadata.jsonl", b'{"file_name": "../../a.png", "text": "x"}')
-        assert found.captions == {"a.png": "x"}
+        (line,) = metadata_lines(b'{"file_name": "../../a.png", "text": "x"}')
+        assert line.file_name == "a.png"
 
-    def test_each_unusable_line_is_told_and_the_others_count(self) -> None:
-        lines = b'not json\n{"file_name": "a.png", "text": "ok"}\n{"file_name": "b.png"}\n[1]\n'
-        found = read_metadata("metadata.jsonl", lines)
-        assert found.captions == {"a.png": "ok"}
-        assert [p.split(" ")[1] for p in found.problems] == ["1", "3", "4"]
+    def test_each_unusable_line_keeps_its_number_and_reason(self) -> None:
+        lines = metadata_lines(
+            b'not json\n{"file_name": "a.png", "text": "ok"}\n{"file_name": "b.png"}\n[1]\n{"text": "x"}\n'
+        )
+        assert [(line.number, line.text, line.reason) for line in lines] == [
+            (1, None, "the line is not JSON"),
+            (2, "ok", None),
+            (3, None, 'the line has no "text"'),
+            (4, None, 'the line has no "file_name"'),
+            (5, None, 'the line has no "file_name"'),
+        ]
 
-    def test_is_known_by_name_in_any_folder(self) -> None:
-        assert is_metadata_name("a/b/Metadata.JSONL")
-        assert not is_metadata_name("a/metadata.jsonl.png")
+    def test_a_caption_that_is_too_long_is_told(self) -> None:
+        (line,) = metadata_lines(b'{"file_name": "a.png", "text": "' + b"x" * 10_001 + b'"}')
+        assert line.reason is not None
+        assert "longer than" in line.reason

@@ -1,0 +1,71 @@
+"""The light worker, `celery -A worker.light worker -P threads`: reads uploads and sweeps. Never loads torch."""
+
+from __future__ import annotations
+
+import structlog
+
+from catalog import jobs
+from catalog.datasets import service as datasets
+from catalog.jobs import JobState, Queue
+from worker.decode import Decoder
+from worker.doorbell import Duty, Shift, doorbell, new_reference
+from worker.ingest import Interrupted, read_uploads
+from worker.lease import Lease
+from worker.station import Station, open_station
+from worker.sweep import sweep
+
+log = structlog.get_logger(__name__)
+
+
+class LightWork:
+    """The duties of a light worker, from its start to its end."""
+
+    def __init__(self) -> None:
+        self._station: Station | None = None
+        self._decoder = Decoder()
+
+    def open(self, shift: Shift) -> list[Duty]:
+        """Open the station; the duties are done in threads of their own."""
+        station = self._station = open_station("light")
+        every_s = station.settings.sweep_s
+        return [
+            Duty("light", lambda: work(station, self._decoder, shift), every_s),
+            Duty("sweep", lambda: sweep(station), every_s, rings=False),
+        ]
+
+    def close(self) -> None:
+        """Leave in good order."""
+        self._decoder.close()
+        if self._station is not None:
+            self._station.close()
+
+
+def work(station: Station, decoder: Decoder, shift: Shift) -> bool:
+    """Claim one job and do it; False when there was none."""
+    with station.database.session() as session:
+        claims = jobs.claim(session, Queue.LIGHT, station.worker_id, station.settings.lease_s)
+    if not claims:
+        return False
+    claim = claims[0]
+    log.info("ingest.claimed", job=claim.job_id, fence=claim.fence, dataset=claim.subject_id)
+    with Lease(station, claim) as lease:
+        try:
+            read_uploads(station, decoder, lease, shift.draining)
+        except jobs.LeaseLost:
+            log.warning("ingest.lease_lost", job=claim.job_id, fence=claim.fence)
+        except Interrupted:
+            _give_back(station, claim, failed=False)
+        except Exception:  # one dataset's trouble must not stop the others; it is tried again, then given up
+            log.exception("ingest.failed", job=claim.job_id, reference=new_reference())
+            _give_back(station, claim, failed=True)
+    return True
+
+
+def _give_back(station: Station, claim: jobs.Claim, *, failed: bool) -> None:
+    with station.database.session() as session:
+        if jobs.release(session, claim.job_id, claim.fence, failed=failed) == JobState.FAILED:
+            datasets.mark_ingest_lost(session, claim.owner, claim.subject_id)
+
+
+_work = LightWork()
+app = doorbell(Queue.LIGHT, _work.open, _work.close)
