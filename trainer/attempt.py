@@ -1,0 +1,124 @@
+"""One attempt at a run: take the run directory, train, and end with an outcome whatever happens.
+
+Here alone errors become words: known ones with their code and hint, unknown ones with a reference id whose stack
+trace is in trainer.log. Knows nothing about training.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from rich.console import Console
+
+from contracts import events
+from contracts.failures import FAILURES, FailureCode, PatinaError
+from contracts.rundir import Completed, Failed, Outcome, RunDir, Stopped
+from trainer.control import Requests, StopRequested, listening
+from trainer.folder import completed_before, end, new_reference, only_trainer, prepare, seal
+from trainer.loop import Record
+from trainer.parts import Job
+from trainer.processes import Processes, join, leave
+from trainer.report import EventFile, Report, Terminal
+from trainer.run import train
+
+log = logging.getLogger(__name__)
+
+
+def attempt(job: Job, run_dir: RunDir, console: Console) -> int:
+    """Run ``job`` in ``run_dir``, going on where an earlier attempt was; returns the exit status.
+
+    Raises:
+        PatinaError: the run directory is not free, or is complete with another configuration; it is untouched.
+    """
+    processes = join()
+    try:
+        with ExitStack() as stack:
+            done = None
+            if processes.is_main:
+                stack.enter_context(only_trainer(run_dir))
+                done = completed_before(run_dir, job.recipe.config)
+            done = processes.from_main(done)
+            if done is not None:
+                if processes.is_main:
+                    console.print(f"{run_dir.root}: already complete after {done.step} steps; nothing to do.")
+                return 0
+            if processes.is_main:
+                prepare(run_dir, job.recipe.config)
+            processes.wait()
+            stack.enter_context(_logging_to(run_dir, processes))
+            requests = stack.enter_context(listening(run_dir, watches_files=processes.is_main))
+            return _end_in_words(job, run_dir, processes, requests, console)
+    finally:
+        leave()
+
+
+def _end_in_words(job: Job, run_dir: RunDir, processes: Processes, requests: Requests, console: Console) -> int:
+    record = Record()
+    with _reporting(run_dir, processes, console, job.recipe.config.steps) as report:
+        manifest = None
+        outcome: Outcome
+        try:
+            outcome, manifest = train(job, run_dir, processes, requests, report, record)
+        except StopRequested:
+            requests.done("stop")
+            outcome = Stopped(step=0)
+        except Exception as error:  # noqa: BLE001 - the edge: whatever it is becomes an outcome
+            outcome = _failed(error, record.step)
+        processes_may_end = isinstance(outcome, Failed) or processes.is_main
+        if processes_may_end and end(run_dir, outcome) and isinstance(outcome, Completed) and manifest is not None:
+            seal(run_dir, manifest)
+        code, message = None, ""
+        if isinstance(outcome, Failed):
+            code, message = outcome.code, f"{outcome.message} {outcome.hint}"
+        elif isinstance(outcome, Completed):
+            message = f"weights and previews are in {run_dir.root}"
+        report(events.Finished(at=time.time(), step=outcome.step, state=outcome.state, code=code, message=message))
+    return int(isinstance(outcome, Failed))
+
+
+def _failed(error: Exception, step: int) -> Failed:
+    reference = None
+    if isinstance(error, PatinaError):
+        code, message, hint = error.code, error.message, error.hint
+        log.error("%s: %s", code, error, exc_info=True)
+    elif isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        code = FailureCode.OUT_OF_MEMORY
+        message, hint = FAILURES[code].message, FAILURES[code].hint
+        log.error("out of memory", exc_info=True)
+    else:
+        code, reference = FailureCode.INTERNAL, new_reference()
+        message = f"{FAILURES[code].message} Reference: {reference}."
+        hint = "The stack trace is in trainer.log in the run directory, under this reference."
+        log.error("reference %s", reference, exc_info=True)
+    retryable = FAILURES[code].retryable
+    return Failed(step=step, code=code, message=message, hint=hint, retryable=retryable, reference=reference)
+
+
+@contextmanager
+def _reporting(run_dir: RunDir, processes: Processes, console: Console, steps: int) -> Iterator[Report]:
+    if not processes.is_main:
+        yield Report()
+        return
+    file, terminal = EventFile(run_dir.events), Terminal(console, steps)
+    try:
+        yield Report(file, terminal)
+    finally:
+        terminal.close()
+        file.close()
+
+
+@contextmanager
+def _logging_to(run_dir: RunDir, processes: Processes) -> Iterator[None]:
+    handler = logging.FileHandler(run_dir.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(f"%(asctime)s rank {processes.rank} %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,110 @@
+"""The trainer's command line: everything that can be wrong with a recipe is said before torch is imported.
+
+`python -m trainer CONFIG.yaml [key=value ...] --run-dir DIR` trains; `python -m trainer plan CONFIG.yaml` says what
+it would take. Knows nothing about how either is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from contracts.failures import FAILURES, InvalidInput, PatinaError
+from contracts.rundir import Failed, RunDir
+from trainer.recipe import Recipe, read_recipe
+
+FAILED = 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit status: 0 when it did what was asked, 1 after an error, 2 for misuse."""
+    words = list(arguments)
+    planning = words[:1] == ["plan"]
+    if planning:
+        words = words[1:]
+    options = _parser(planning).parse_intermixed_args(words)
+    console = Console()
+    try:
+        recipe = read_recipe(
+            options.config, options.settings, base_dir=options.base_dir, dataset_dir=options.dataset_dir
+        )
+        if planning:
+            return _plan(recipe, options, console)
+        return _train(recipe, options, console)
+    except PatinaError as error:
+        _explain(error, Console(stderr=True))
+        if not planning and isinstance(error, InvalidInput):
+            _record(error, options.run_dir)
+        return FAILED
+
+
+def _train(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
+    # The one place of inner imports: torch is loaded once the recipe is known to be right.
+    from trainer.attempt import attempt
+    from trainer.parts import Job
+
+    job = Job(recipe, options.cache_dir, use_cache=not options.no_cache)
+    return attempt(job, RunDir(options.run_dir), console)
+
+
+def _plan(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
+    from trainer.planning import print_plan
+
+    return print_plan(recipe, options.cache_dir, options.processes, as_json=options.json, console=console)
+
+
+def _parser(planning: bool) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer plan" if planning else "python -m trainer",
+        description="Say what a run would take." if planning else "Fine-tune SDXL; `plan` first says what it takes.",
+    )
+    parser.add_argument("config", type=Path, help="recipe, such as configs/train/demo.yaml")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings in place of the recipe's: lora.rank=8"
+    )
+    parser.add_argument("--base-dir", type=Path, help="base model: diffusers folder or .safetensors file")
+    parser.add_argument("--dataset-dir", type=Path, help="folder with data.parquet, or pictures with captions")
+    parser.add_argument(
+        "--cache-dir", type=Path, default=_default_cache(), help="where encoded pictures are kept (%(default)s)"
+    )
+    if planning:
+        parser.add_argument("--processes", type=int, default=1, help="processes the run will have (%(default)s)")
+        parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    else:
+        parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run; the same one resumes it")
+        parser.add_argument(
+            "--no-cache", action="store_true", help="encode pictures and captions anew at each use (slow; same result)"
+        )
+    return parser
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("PATINA_CACHE") or Path(os.environ.get("PATINA_HOME") or ".patina") / "cache")
+
+
+def _explain(error: PatinaError, console: Console) -> None:
+    lines = [f"error: {error.message}"]
+    if isinstance(error, InvalidInput):
+        lines += [f"  {one.pointer.strip('/').replace('/', '.') or 'input'}: {one.message}" for one in error.errors]
+    console.print("\n".join([*lines, error.hint]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _record(error: InvalidInput, folder: Path) -> None:
+    """Leave the refusal as the run's outcome, for whoever follows the folder; never over a finished run's."""
+    run_dir = RunDir(folder)
+    if run_dir.manifest.exists() or not folder.is_dir():
+        return
+    failed = Failed(
+        step=0,
+        code=error.code,
+        message=str(error.args[0]),
+        hint=error.hint,
+        retryable=FAILURES[error.code].retryable,
+    )
+    temporary = run_dir.outcome.with_name(f".tmp-{os.getpid()}-outcome.json")
+    temporary.write_text(failed.model_dump_json(indent=2))
+    os.replace(temporary, run_dir.outcome)

@@ -1,0 +1,226 @@
+"""The data set of a run: a frozen version's Parquet, or a folder of pictures with captions, as the same rows.
+
+Rows are in canonical order, so both forms of one content train alike. Knows nothing about tensors or models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from contracts.captions import clean_caption
+from contracts.dataset import (
+    CAPTION_EXTENSIONS,
+    COLUMNS,
+    IMAGE_EXTENSIONS,
+    Split,
+    VersionRow,
+    choose_held_out,
+    in_canonical_order,
+    version_digest,
+)
+from contracts.failures import FailureCode, PatinaError
+from trainer.images import DAMAGED, IdentityMemory
+
+PARQUET = "data.parquet"
+METADATA = "metadata.jsonl"
+HELD_OUT_SHARE = 0.05
+"""Of a folder that does not say which pictures are held out."""
+HELD_OUT_FOLDERS = ("held_out", "validation", "test")
+SHOWN = 10
+"""Problems listed in one message."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows in canonical order, and how to get the picture of each."""
+
+    rows: tuple[VersionRow, ...]
+    read: Callable[[str], bytes]
+    """The picture file of an image identity."""
+    digest: str
+    without_caption: int
+
+    @property
+    def samples(self) -> list[VersionRow]:
+        """What an epoch goes through once: training rows, each as often as its repeats say."""
+        return [row for row in self.rows if row.split is Split.TRAIN for _ in range(row.repeats)]
+
+    @property
+    def held_out(self) -> list[VersionRow]:
+        """Rows the loss is measured on and that are never trained on."""
+        return [row for row in self.rows if row.split is Split.HELD_OUT]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A picture as its source describes it, before it is opened."""
+
+    read: Callable[[], bytes]
+    name: str
+    caption: str
+    split: Split | None
+    concept: str | None = None
+    repeats: int = 1
+    read_mask: Callable[[], bytes] | None = None
+    original: tuple[int, int] | None = None
+
+
+def read_dataset(folder: Path, memory: IdentityMemory) -> Dataset:
+    """Read every row of ``folder``: ``data.parquet`` when there is one, else pictures with captions.
+
+    Raises:
+        PatinaError: DATASET_UNREADABLE naming every problem, or EMPTY_DATASET.
+    """
+    problems: list[str] = []
+    parquet = folder / PARQUET
+    found = list(_in_parquet(parquet) if parquet.is_file() else _in_folder(folder, problems))
+    rows: list[VersionRow] = []
+    reads: dict[str, Callable[[], bytes]] = {}
+    for picture in found:
+        try:
+            row = _row(picture, memory)
+        except DAMAGED:
+            problems.append(f"{picture.name} is damaged or no PNG, JPEG or WebP picture")
+            continue
+        rows.append(row)
+        reads.setdefault(row.image, picture.read)
+    if problems:
+        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise PatinaError(
+            FailureCode.DATASET_UNREADABLE, f"The data set cannot be read: {'; '.join(problems[:SHOWN])}{more}."
+        )
+    if all(picture.split is None for picture in found):
+        held_out = choose_held_out((row.image for row in rows), HELD_OUT_SHARE)
+        rows = [row.model_copy(update={"split": Split.HELD_OUT}) if row.image in held_out else row for row in rows]
+    if not any(row.split is Split.TRAIN for row in rows):
+        raise PatinaError(
+            FailureCode.EMPTY_DATASET,
+            f"There is no picture to train on in {folder}.",
+            f"It must hold {PARQUET}, or pictures ({', '.join(IMAGE_EXTENSIONS)}) with {METADATA} or caption files.",
+        )
+    return Dataset(
+        rows=tuple(in_canonical_order(rows)),
+        read=lambda image: reads[image](),
+        digest=version_digest(rows),
+        without_caption=sum(not row.caption for row in rows),
+    )
+
+
+def _row(picture: _Found, memory: IdentityMemory) -> VersionRow:
+    known = memory.identify(picture.read())
+    width, height = picture.original or (known.width, known.height)
+    return VersionRow(
+        image=known.image,
+        mask=memory.identify(picture.read_mask()).image if picture.read_mask else None,
+        caption=picture.caption,
+        concept=picture.concept,
+        repeats=picture.repeats,
+        split=picture.split or Split.TRAIN,
+        original_width=width,
+        original_height=height,
+        source_name=picture.name,
+    )
+
+
+def _in_parquet(file: Path) -> Iterator[_Found]:
+    parquet = pq.ParquetFile(file, memory_map=True)
+    missing = [column for column in COLUMNS if column not in parquet.schema_arrow.names]
+    if missing:
+        raise PatinaError(FailureCode.DATASET_UNREADABLE, f"{file.name} lacks the columns {', '.join(missing)}.")
+    groups = _Groups(parquet)
+    number = 0
+    described = [column for column in COLUMNS if column not in ("image", "mask")]
+    for group in range(parquet.num_row_groups):
+        for offset, row in enumerate(parquet.read_row_group(group, columns=described).to_pylist()):
+            masked = groups.bytes_of("mask", group, offset) is not None
+            yield _Found(
+                read=_reader(groups, "image", group, offset),
+                read_mask=_reader(groups, "mask", group, offset) if masked else None,
+                name=row["source_name"] or f"row {number}",
+                caption=row["caption"] or "",
+                concept=row["concept"],
+                repeats=row["repeats"],
+                split=Split(row["split"]),
+                original=(row["original_width"], row["original_height"]),
+            )
+            number += 1
+
+
+class _Groups:
+    """Image bytes of a Parquet file; keeps the row group read last, as rows are mostly read in order."""
+
+    def __init__(self, parquet: pq.ParquetFile) -> None:
+        self._parquet = parquet
+        self._kept: tuple[int, Any] | None = None
+
+    def bytes_of(self, column: str, group: int, offset: int) -> bytes | None:
+        if self._kept is None or self._kept[0] != group:
+            self._kept = (group, self._parquet.read_row_group(group, columns=["image", "mask"]))
+        value = self._kept[1].column(column)[offset].as_py()
+        return value["bytes"] if value else None
+
+
+def _reader(groups: _Groups, column: str, group: int, offset: int) -> Callable[[], bytes]:
+    return lambda: groups.bytes_of(column, group, offset) or b""
+
+
+def _in_folder(folder: Path, problems: list[str]) -> list[_Found]:
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file())
+    described: dict[Path, dict[str, Any]] = {}
+    for metadata in sorted(folder.rglob(METADATA)):
+        for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip():
+                _describe(metadata, number, line, set(pictures), described, problems)
+    return [_picture(folder, path, described.get(path), problems) for path in pictures]
+
+
+def _describe(
+    metadata: Path,
+    number: int,
+    line: str,
+    pictures: set[Path],
+    described: dict[Path, dict[str, Any]],
+    problems: list[str],
+) -> None:
+    where = f"{metadata.name} line {number}"
+    try:
+        entry = json.loads(line)
+        path = metadata.parent / entry["file_name"]
+    except (ValueError, KeyError, TypeError):
+        problems.append(f"{where} is not a JSON object with file_name")
+        return
+    if path not in pictures:
+        problems.append(f"{where} names {entry['file_name']}, which is not there")
+        return
+    described[path] = entry
+
+
+def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, problems: list[str]) -> _Found:
+    entry = entry or {}
+    caption = entry.get("text", entry.get("caption"))
+    if caption is None:
+        sidecars = [path.with_suffix(extension) for extension in CAPTION_EXTENSIONS]
+        caption = next((file.read_text(encoding="utf-8") for file in sidecars if file.is_file()), "")
+    name = path.relative_to(folder).as_posix()
+    split = None
+    if "split" in entry:
+        try:
+            split = Split(entry["split"])
+        except ValueError:
+            problems.append(f"{name} has split {entry['split']!r}; it is train or held_out")
+    elif path.relative_to(folder).parts[0] in HELD_OUT_FOLDERS:
+        split = Split.HELD_OUT
+    return _Found(
+        read=path.read_bytes,
+        name=name,
+        caption=clean_caption(str(caption)),
+        split=split,
+        concept=entry.get("concept"),
+        repeats=int(entry.get("repeats", 1)),
+    )

@@ -1,0 +1,42 @@
+"""What a run's exactness depends on besides its configuration: processor, threads, processes, library versions.
+
+Knows nothing about the run. Records names and versions, never a variable's value: no secret can get in.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import torch
+
+from contracts.rundir import Environment
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "datasets", "safetensors", "numpy", "pillow")
+
+
+def describe_environment(device: torch.device, processes: int) -> Environment:
+    """The environment this process trains in."""
+    return Environment(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+        processes=processes,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        versions={name: metadata.version(name) for name in LIBRARIES},
+    )
+
+
+def differences(before: Environment, now: Environment) -> list[str]:
+    """Each thing that differs, in words; an empty list means that a resume is exact."""
+    found = [
+        f"{name} was {getattr(before, name)}, is {getattr(now, name)}"
+        for name in Environment.model_fields
+        if name != "versions" and getattr(before, name) != getattr(now, name)
+    ]
+    for library in sorted(before.versions.keys() | now.versions.keys()):
+        old, new = before.versions.get(library, "missing"), now.versions.get(library, "missing")
+        if old != new:
+            found.append(f"{library} was {old}, is {new}")
+    return found

@@ -1,0 +1,106 @@
+"""From samples of a step to the tensors the UNet is trained on: latents, noise, timesteps, captions, sizes.
+
+Knows nothing about losses or optimisers. All of it is a function of (seed, step, sample), whatever the slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from contracts.buckets import Bucket, Placement, bucket_table, default_step_px, place
+from contracts.captions import clean_caption, with_trigger
+from contracts.dataset import VersionRow
+from contracts.train import DataSettings
+from sdxl.conditioning import Conditioning, join, time_ids
+from trainer.draws import Draw, draw
+from trainer.latents import Latents, Texts, View
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One slice of a batch, on the device."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    conditioning: Conditioning
+    time_ids: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Everything samples are made from."""
+
+    samples: Sequence[VersionRow]
+    views: Views
+    latents: Latents
+    texts: Texts
+    seed: int
+    flip: bool
+    caption_dropout: float
+    trigger_word: str | None
+    timesteps: int
+    scaling_factor: float
+    device: torch.device
+
+    def __call__(self, step: int, indices: Sequence[int]) -> Inputs:
+        """The inputs of these samples in this step; they are all of one bucket."""
+        parts = [self._sample(step, index) for index in indices]
+        drawn = [part[0] for part in parts]
+        return Inputs(
+            latents=torch.stack([part[1] for part in parts]).to(self.device),
+            noise=torch.stack([one.noise for one in drawn]).to(self.device),
+            timesteps=torch.tensor([one.timestep for one in drawn], device=self.device),
+            conditioning=join([part[2] for part in parts]).to(device=self.device),
+            time_ids=torch.stack([part[3] for part in parts]).to(self.device),
+        )
+
+    def _sample(self, step: int, index: int) -> tuple[Draw, torch.Tensor, Conditioning, torch.Tensor]:
+        row = self.samples[index]
+        shape = self.latents(self.views.of(row))[0].shape
+        drawn = draw(self.seed, step, index, timesteps=self.timesteps, shape=tuple(shape))
+        view = self.views.of(row, flipped=self.flip and drawn.flipped)
+        mean, variance = self.latents(view)
+        latent = (mean + variance.sqrt() * drawn.posterior) * self.scaling_factor
+        dropped = drawn.caption_number < self.caption_dropout
+        conditioning = self.texts(None if dropped else trained_caption(row.caption, self.trigger_word))
+        return drawn, latent, conditioning, sizes_of(row, view)
+
+
+@dataclass(frozen=True)
+class Views:
+    """How pictures are cut: the bucket table of the run."""
+
+    table: tuple[Bucket, ...]
+
+    def of(self, row: VersionRow, *, flipped: bool = False) -> View:
+        placement = place(row.original_width, row.original_height, self.table)
+        if flipped:
+            # The window's left edge in the mirrored picture.
+            left = placement.resized_width - placement.bucket.width_px - placement.crop_left
+            return View(row.image, row.source_name, placement._replace(crop_left=left), True)
+        return View(row.image, row.source_name, placement, False)
+
+
+def make_views(data: DataSettings, native_px: int) -> Views:
+    """The views of a run on a base of this native size."""
+    resolution = data.resolution_px or native_px
+    return Views(bucket_table(resolution, data.bucket_step_px or default_step_px(native_px), data.max_aspect))
+
+
+def trained_caption(caption: str, trigger_word: str | None) -> str:
+    """A row's caption as the encoders see it."""
+    return with_trigger(clean_caption(caption), trigger_word)
+
+
+def sizes_of(row: VersionRow, view: View) -> torch.Tensor:
+    """SDXL's size conditioning of a view."""
+    cut: Placement = view.placement
+    return time_ids(
+        (row.original_height, row.original_width),
+        (cut.crop_top, cut.crop_left),
+        (cut.bucket.height_px, cut.bucket.width_px),
+    )

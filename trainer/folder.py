@@ -1,0 +1,123 @@
+"""Opening and closing a run directory: one trainer at a time, nothing stale in it, its ending written once.
+
+Knows nothing about what happens in between.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import yaml
+
+from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.rundir import OUTCOME, Completed, Manifest, Outcome, RunDir
+from contracts.train import TrainConfig, parse_config
+from trainer.files import manifest_entry, remove_leftovers, temporary_beside, write_atomically
+from trainer.recipe import as_yaml
+
+LOCK = ".lock"
+
+
+@contextmanager
+def only_trainer(run_dir: RunDir) -> Iterator[None]:
+    """Hold the run directory; the lock goes with the process, however it ends.
+
+    Raises:
+        PatinaError: ALREADY_RUNNING; or HOME_UNUSABLE when nothing can be written there.
+    """
+    try:
+        run_dir.root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run_dir.root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise PatinaError(
+            FailureCode.HOME_UNUSABLE,
+            f"The run directory {run_dir.root} cannot be written ({error.strerror}).",
+            "Give a folder you can write: --run-dir DIR.",
+        ) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PatinaError(
+                FailureCode.ALREADY_RUNNING,
+                f"Another trainer works in {run_dir.root}.",
+                "Wait for it, stop it (touch control/stop there), or choose another --run-dir.",
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def completed_before(run_dir: RunDir, config: TrainConfig) -> Completed | None:
+    """The outcome of a run that is already complete here, or None.
+
+    Raises:
+        InvalidInput: it is complete, but under another configuration.
+    """
+    if not run_dir.manifest.exists():
+        return None
+    outcome = read_outcome(run_dir)
+    if not isinstance(outcome, Completed):
+        return None
+    before = parse_config(yaml.safe_load(run_dir.config.read_text(encoding="utf-8")))
+    manifest = Manifest.model_validate_json(run_dir.manifest.read_bytes())
+    if manifest.config_digest != config.digest():
+        old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
+        raise InvalidInput(
+            [
+                FieldError(pointer=f"/{key}", message=f"was {old[key]}, is {new[key]}")
+                for key in old
+                if old[key] != new[key]
+            ],
+            message=f"The run in {run_dir.root} is complete, with another configuration.",
+            hint="Start the new one in a new run directory.",
+        )
+    return outcome
+
+
+def read_outcome(run_dir: RunDir) -> Outcome | None:
+    """How the last attempt ended; None when it did not end by itself."""
+    try:
+        return OUTCOME.validate_json(run_dir.outcome.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def prepare(run_dir: RunDir, config: TrainConfig) -> None:
+    """Make the folders, write config.yaml, and take away what an earlier attempt left half done."""
+    for folder in (run_dir.previews, run_dir.checkpoints, run_dir.weights, run_dir.root / "control"):
+        folder.mkdir(exist_ok=True)
+        remove_leftovers(folder)
+    remove_leftovers(run_dir.root)
+    run_dir.outcome.unlink(missing_ok=True)
+    run_dir.manifest.unlink(missing_ok=True)
+    write_atomically(run_dir.config, as_yaml(config))
+
+
+def end(run_dir: RunDir, outcome: Outcome) -> bool:
+    """Write outcome.json unless this attempt already has one: the rank that failed first knows the reason."""
+    temporary = temporary_beside(run_dir.outcome)
+    temporary.write_text(outcome.model_dump_json(indent=2))
+    try:
+        os.link(temporary, run_dir.outcome)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def seal(run_dir: RunDir, manifest: Manifest) -> None:
+    """Write manifest.json over the weights and previews there are: the very last file of a completed run."""
+    paths = sorted(path for folder in (run_dir.weights, run_dir.previews) for path in folder.iterdir())
+    files = tuple(manifest_entry(run_dir.root, path) for path in paths if path.is_file())
+    write_atomically(run_dir.manifest, manifest.model_copy(update={"files": files}).model_dump_json(indent=2))
+
+
+def new_reference() -> str:
+    """An id that leads from a message to the stack trace in trainer.log."""
+    return secrets.token_hex(4)

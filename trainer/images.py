@@ -1,0 +1,133 @@
+"""Picture files to RGB pixels: upright, sRGB, on white, exactly as uploads are decoded; then cut to a bucket.
+
+Knows nothing about data sets or models. Decoding only to learn a picture's identity is remembered by the
+file's hash, so a second run over the same files decodes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image, ImageCms, ImageOps
+
+from contracts.buckets import Placement
+from contracts.dataset import image_identity
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises on files it cannot read."""
+
+
+class Identified(NamedTuple):
+    """What a picture is, without its pixels."""
+
+    image: str
+    width: int
+    height: int
+
+
+def decode(data: bytes) -> Image.Image:
+    """The picture as upright sRGB on white.
+
+    Raises:
+        OSError, SyntaxError, ValueError, EOFError, struct.error: see DAMAGED; it is not a picture or is broken.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+    if getattr(image, "n_frames", 1) > 1:
+        raise ValueError("animated")
+    profile = image.info.get("icc_profile")
+    return _on_white(_to_srgb(ImageOps.exif_transpose(image), profile))
+
+
+def to_tensor(image: Image.Image, placement: Placement, *, flipped: bool) -> torch.Tensor:
+    """Resize to cover the bucket, cut the window, and scale to [-1, 1] as [3, height, width]."""
+    bucket = placement.bucket
+    if image.size != (placement.resized_width, placement.resized_height):
+        image = image.resize((placement.resized_width, placement.resized_height), Image.Resampling.LANCZOS)
+    left, top = placement.crop_left, placement.crop_top
+    image = image.crop((left, top, left + bucket.width_px, top + bucket.height_px))
+    if flipped:
+        image = ImageOps.mirror(image)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(bucket.height_px, bucket.width_px, 3).permute(2, 0, 1).float() / 127.5 - 1.0
+
+
+class IdentityMemory:
+    """Identities of files seen before, in one file of JSON lines that runs may append to at the same time."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known: dict[str, Identified] = {}
+        if file.exists():
+            for line in file.read_bytes().splitlines():
+                try:
+                    entry = json.loads(line)
+                    self._known[entry["file"]] = Identified(entry["image"], entry["width"], entry["height"])
+                except (ValueError, KeyError, TypeError):
+                    continue  # the torn line of a run that was killed
+
+    def identify(self, data: bytes) -> Identified:
+        """The picture's identity; decodes it unless a file of these bytes was seen before.
+
+        Raises:
+            see ``decode``.
+        """
+        name = hashlib.sha256(data).hexdigest()
+        if name not in self._known:
+            image = decode(data)
+            found = Identified(image_identity(image.width, image.height, image.tobytes()), image.width, image.height)
+            self._known[name] = found
+            self._append({"file": name, **found._asdict()})
+        return self._known[name]
+
+    def _append(self, entry: dict[str, str | int]) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            # One write of one line: lines of two runs do not mix. The leading break ends a torn line before it.
+            os.write(handle, ("\n" + json.dumps(entry) + "\n").encode())
+        finally:
+            os.close(handle)
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
+        image = image.convert("I").point(lambda value: value / 257).convert("L")
+    alpha = None
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    elif image.mode not in ("RGB", "CMYK", "L"):
+        image = image.convert("RGB")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            converted = None  # a profile that cannot be applied is ignored, as browsers do
+        image = converted if converted is not None else image
+    image = image.convert("RGB")
+    if alpha is not None:
+        image.putalpha(alpha)
+    return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    return white

@@ -1,0 +1,172 @@
+"""The optimiser steps: which samples, their gradients summed over micro-batches and ranks, the update, the record.
+
+Knows nothing about files or models' insides: what is due after a step is done by the actions it is given.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from contracts import events
+from contracts.buckets import GlobalBatch, Schedule, micro_batches
+from contracts.failures import FailureCode, PatinaError
+from contracts.rundir import Control
+from contracts.train import TrainConfig
+from trainer.control import REQUESTS, Requests
+from trainer.draws import keyed_seed
+from trainer.feed import Feed
+from trainer.objective import Objective
+from trainer.optim import clip_, learning_rate
+from trainer.processes import Processes
+from trainer.report import Report
+
+SMOOTHING = 0.02
+"""Weight of a new step in the smoothed loss."""
+SUMMARY_SHARE = 0.1
+"""The first and the last share of the steps whose mean losses sum up a run."""
+
+
+@dataclass
+class Record:
+    """What the loop knows besides tensors; saved and restored by name."""
+
+    step: int = 0
+    train_seconds: float = 0.0
+    loss_smooth: float = 0.0
+    loss_first_sum: float = 0.0
+    loss_last_sum: float = 0.0
+    held_out_before: float | None = None
+
+    def add(self, loss: float, seconds: float, steps: int) -> None:
+        self.step += 1
+        self.train_seconds += seconds
+        self.loss_smooth = loss if self.step == 1 else (1 - SMOOTHING) * self.loss_smooth + SMOOTHING * loss
+        if self.step <= summary_steps(steps):
+            self.loss_first_sum += loss
+        if self.step > steps - summary_steps(steps):
+            self.loss_last_sum += loss
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What can be due after a step."""
+
+    save: Callable[[], None]
+    preview: Callable[[], None]
+    measure: Callable[[], object]
+
+
+def summary_steps(steps: int) -> int:
+    """How many steps the first and the last tenth of a run have."""
+    return max(1, math.ceil(steps * SUMMARY_SHARE))
+
+
+def train_steps(
+    config: TrainConfig,
+    schedule: Schedule,
+    feed: Feed,
+    objective: Objective,
+    optimizer: torch.optim.AdamW,
+    record: Record,
+    processes: Processes,
+    requests: Requests,
+    report: Report,
+    actions: Actions,
+) -> Literal["completed", "stopped"]:
+    """Go on from ``record.step`` to the last step, or until all ranks agree to stop.
+
+    Raises:
+        PatinaError: NAN_LOSS before the step that would have spoiled the weights.
+    """
+    parameters = objective.model.parameters
+    for batch in batches(schedule, record.step, config.steps):
+        began = time.perf_counter()
+        step = record.step + 1
+        rate = learning_rate(step, config.steps, config.optimizer)
+        optimizer.param_groups[0]["lr"] = rate
+        parameters.gradient.zero_()
+        total = _backward(step, batch, config, feed, objective, processes)
+        processes.sum_(parameters.gradient)
+        said = torch.tensor([total, *map(float, requests.pending())], dtype=torch.float64, device=processes.device)
+        loss, *asked = processes.sum_(said).tolist()
+        norm = clip_(parameters.gradient, config.optimizer.max_grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise PatinaError(FailureCode.NAN_LOSS, f"The loss of step {step} is not a finite number.")
+        optimizer.step()
+        seconds = time.perf_counter() - began
+        record.add(loss, seconds, config.steps)
+        report(
+            events.StepDone(
+                at=time.time(),
+                step=step,
+                loss=loss,
+                loss_smooth=record.loss_smooth,
+                learning_rate=rate,
+                grad_norm=norm,
+                images_per_s=len(batch.samples) / seconds,
+            )
+        )
+        wanted = {name for name, count in zip(REQUESTS, asked, strict=True) if count}
+        if _after(step, config, wanted, requests, actions):
+            return "stopped"
+    return "completed"
+
+
+def batches(schedule: Schedule, done: int, steps: int) -> Iterator[GlobalBatch]:
+    """The global batches of steps ``done`` + 1 to ``steps``, epoch after epoch."""
+    per_epoch = schedule.steps_per_epoch
+    while done < steps:
+        epoch = schedule.epoch(done // per_epoch)
+        for batch in epoch[done % per_epoch :][: steps - done]:
+            yield batch
+            done += 1
+
+
+def _backward(
+    step: int, batch: GlobalBatch, config: TrainConfig, feed: Feed, objective: Objective, processes: Processes
+) -> float:
+    """Add up this rank's share of the gradient of the mean loss; returns its share of the mean loss.
+
+    Every slice's sum is divided by the global count, so slices of different sizes weigh each sample alike. An
+    empty slice runs the batch's first sample with weight zero, so that all ranks do the same work.
+    """
+    total = 0.0
+    bank = objective.model.bank
+    for indices in micro_batches(batch.samples, processes.count, processes.rank, config.gradient_accumulation_steps):
+        inputs = feed(step, indices or batch.samples[:1])
+        if bank is not None and config.lora.dropout:
+            bank.dropout_keys([keyed_seed("dropout", config.seed, step, i) for i in indices or batch.samples[:1]])
+        loss = objective.losses(inputs).sum() / len(batch.samples)
+        if not indices:
+            loss = loss * 0.0
+        loss.backward()
+        total += float(loss.detach())
+        if bank is not None:
+            bank.dropout_keys(None)
+    return total
+
+
+def _after(step: int, config: TrainConfig, wanted: set[Control], requests: Requests, actions: Actions) -> bool:
+    """Do what is due or was asked for; returns whether to stop. The last step's own work is done by the caller."""
+    last = step == config.steps
+    if _due(step, config.held_out.every_steps) and not last:
+        actions.measure()
+    if (_due(step, config.preview.every_steps) or "preview" in wanted) and not last:
+        actions.preview()
+    stopping = "stop" in wanted and not last
+    if _due(step, config.checkpoint.every_steps) or last or stopping or "save" in wanted:
+        actions.save()
+    for name in REQUESTS:
+        if name in wanted:
+            requests.done(name)
+    return stopping
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

@@ -1,0 +1,178 @@
+"""Gather what a run is made of: identities, data, caches, the model. Says what it does as it goes.
+
+Knows nothing about steps, checkpoints or endings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from contracts import events
+from contracts.base import PredictionType
+from contracts.buckets import Schedule
+from contracts.train import TrainConfig
+from sdxl.base import Base, identity, load_base
+from sdxl.files import open_base
+from sdxl.tokens import MAX_TOKENS, count_tokens, load_tokenizer
+from trainer.control import Requests
+from trainer.data import Dataset, read_dataset
+from trainer.feed import Feed, Views, make_views, trained_caption
+from trainer.images import IdentityMemory
+from trainer.latents import Latents, OnDone, Texts, View, cached_latents, cached_texts, live_latents, live_texts
+from trainer.loss import alphas_cumprod
+from trainer.objective import Objective
+from trainer.processes import Processes
+from trainer.recipe import Recipe
+from trainer.report import Report
+from trainer.weights import DTYPES, load_trainable
+
+PROGRESS_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do and where; the same on every rank."""
+
+    recipe: Recipe
+    cache_dir: Path
+    use_cache: bool
+    """False encodes pictures and captions anew at every use; the result is the same."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that is made once and used in every step."""
+
+    base_identity: str
+    native_px: int
+    prediction_type: PredictionType
+    dataset: Dataset
+    schedule: Schedule
+    prompts: tuple[str, ...]
+    """Of previews, with the trigger word."""
+    feed: Feed
+    objective: Objective
+
+
+def gather(job: Job, processes: Processes, requests: Requests, report: Report) -> Parts:
+    """Read, encode what is not cached, load the model last, when the encoders have left memory.
+
+    Raises:
+        PatinaError: the base or the data cannot be used.
+        StopRequested: asked to stop meanwhile; what was encoded is kept.
+    """
+    config, base_dir = job.recipe.config, job.recipe.base_dir
+    base = load_base(base_dir, dtype=torch.float32, components=frozenset())
+    # Hashing a full-size base takes a while: one rank does it for all.
+    found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
+    base_identity, vae_identity = processes.from_main(found)
+    dataset = read_dataset(job.recipe.dataset_dir, IdentityMemory(job.cache_dir / "pictures.jsonl"))
+    views = make_views(config.data, base.native_px)
+    prompts = tuple(trained_caption(prompt, config.trigger_word) for prompt in config.preview.prompts)
+    captions = [trained_caption(row.caption, config.trigger_word) for row in dataset.rows]
+    if processes.is_main:
+        _warn_of_captions(base_dir, dataset, captions, report)
+    texts = _texts(job, base_identity, [*captions, *prompts], processes, requests, report)
+    latents = _latents(job, vae_identity, dataset, views, processes, requests, report)
+    report(events.Progress(at=time.time(), phase="loading", done=0, total=1))
+    model = load_trainable(base_dir, config, processes.device)
+    report(events.Progress(at=time.time(), phase="loading", done=1, total=1))
+    alphas = alphas_cumprod(base.scheduler_config).to(processes.device)
+    prediction_type = config.loss.prediction_type or base.prediction_type
+    samples = dataset.samples
+    return Parts(
+        base_identity=base_identity,
+        native_px=base.native_px,
+        prediction_type=prediction_type,
+        dataset=dataset,
+        schedule=Schedule(
+            buckets=tuple(views.of(row).placement.bucket for row in samples),
+            global_batch=config.batch_size * config.gradient_accumulation_steps * processes.count,
+            seed=config.seed,
+        ),
+        prompts=prompts,
+        feed=_feed(config, base, dataset, views, latents, texts, len(alphas), processes),
+        objective=Objective(model, alphas, prediction_type, config.loss.min_snr_gamma),
+    )
+
+
+def _feed(
+    config: TrainConfig,
+    base: Base,
+    dataset: Dataset,
+    views: Views,
+    latents: Latents,
+    texts: Texts,
+    timesteps: int,
+    processes: Processes,
+) -> Feed:
+    return Feed(
+        samples=dataset.samples,
+        views=views,
+        latents=latents,
+        texts=texts,
+        seed=config.seed,
+        flip=config.data.flip,
+        caption_dropout=config.data.caption_dropout,
+        trigger_word=config.trigger_word,
+        timesteps=timesteps,
+        scaling_factor=base.vae_scaling_factor,
+        device=processes.device,
+    )
+
+
+def _texts(
+    job: Job, base_identity: str, captions: Sequence[str], processes: Processes, requests: Requests, report: Report
+) -> Texts:
+    base_dir, dtype = job.recipe.base_dir, DTYPES[job.recipe.config.precision]
+    if not job.use_cache:
+        return live_texts(base_dir, dtype, processes)
+    on_done = _announcing("encoding", requests, report)
+    return cached_texts(job.cache_dir, base_dir, base_identity, captions, dtype, processes, on_done)
+
+
+def _latents(
+    job: Job,
+    vae_identity: str,
+    dataset: Dataset,
+    views: Views,
+    processes: Processes,
+    requests: Requests,
+    report: Report,
+) -> Latents:
+    base_dir = job.recipe.base_dir
+    if not job.use_cache:
+        return live_latents(base_dir, dataset.read, processes)
+    wanted: list[View] = [views.of(row) for row in dataset.rows]
+    if job.recipe.config.data.flip:
+        wanted += [views.of(row, flipped=True) for row in dataset.samples]
+    on_done = _announcing("caching", requests, report)
+    return cached_latents(job.cache_dir, base_dir, vae_identity, wanted, dataset.read, processes, on_done)
+
+
+def _announcing(phase: str, requests: Requests, report: Report) -> OnDone:
+    """Tell the report now and then how far encoding is, and answer whether to stop."""
+    said_at = 0.0
+
+    def on_done(done: int, total: int) -> bool:
+        nonlocal said_at
+        if done == total or time.monotonic() - said_at >= PROGRESS_EVERY_S:
+            said_at = time.monotonic()
+            report(events.Progress(at=time.time(), phase=phase, done=done, total=total))
+        return requests.stop_wanted()
+
+    return on_done
+
+
+def _warn_of_captions(base_dir: Path, dataset: Dataset, captions: Sequence[str], report: Report) -> None:
+    if dataset.without_caption:
+        report.warn(f"{dataset.without_caption} of {len(dataset.rows)} pictures have no caption")
+    tokenizer = load_tokenizer(open_base(base_dir).tokenizer_dir / "tokenizer")
+    cut = sum(count_tokens(tokenizer, caption) > MAX_TOKENS for caption in set(captions))
+    if cut:
+        report.warn(f"{cut} captions are longer than {MAX_TOKENS} tokens; the model reads only their beginning")

@@ -1,0 +1,111 @@
+"""Read a recipe: YAML with the run's settings and, for the trainer alone, a ``paths`` section saying where things are.
+
+Knows nothing about torch, nor about what the settings mean. Every mistake is reported at once, paths included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from contracts.failures import FieldError, InvalidInput
+from contracts.train import TrainConfig, parse_config
+
+PATH_KEYS = ("base_dir", "dataset_dir")
+HINT = "docs/recipes.md lists every setting."
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run that is ready to start: what to train, on which base, from which data."""
+
+    config: TrainConfig
+    base_dir: Path
+    dataset_dir: Path
+
+
+def read_recipe(
+    file: Path,
+    assignments: Sequence[str] = (),
+    *,
+    base_dir: Path | None = None,
+    dataset_dir: Path | None = None,
+) -> Recipe:
+    """Read ``file``, apply ``key=value`` assignments, and find the base and the data; arguments win over the file.
+
+    Raises:
+        InvalidInput: with every unknown setting, wrong value and missing folder at once.
+    """
+    values = _mapping_in(file)
+    paths = values.pop("paths", None) or {}
+    overrides, errors = _overrides(assignments)
+    if not isinstance(paths, dict):
+        errors.append(FieldError(pointer="/paths", message="must hold base_dir and dataset_dir"))
+        paths = {}
+    errors += [
+        FieldError(pointer=f"/paths/{key}", message="there is no such setting; check the spelling")
+        for key in paths
+        if key not in PATH_KEYS
+    ]
+    config = None
+    try:
+        config = parse_config(values, overrides)
+    except InvalidInput as error:
+        errors += error.errors
+    base = _existing("base_dir", base_dir or paths.get("base_dir"), errors)
+    dataset = _existing("dataset_dir", dataset_dir or paths.get("dataset_dir"), errors)
+    if errors or config is None or base is None or dataset is None:
+        raise InvalidInput(errors, message=f"{file} cannot be trained.", hint=HINT)
+    return Recipe(config, base, dataset)
+
+
+def as_yaml(config: TrainConfig) -> str:
+    """The whole configuration as a recipe that reads back as the same one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _mapping_in(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InvalidInput([FieldError(pointer="", message=f"{file} cannot be read: {reason}")], hint=HINT) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise InvalidInput([FieldError(pointer="", message=f"{file} is not YAML{where}")], hint=HINT) from None
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise InvalidInput([FieldError(pointer="", message=f"{file} must hold settings by name")], hint=HINT)
+    return {str(key): value for key, value in values.items()}
+
+
+def _overrides(assignments: Sequence[str]) -> tuple[dict[str, Any], list[FieldError]]:
+    overrides, errors = {}, []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            equals = ""
+        if equals and key:
+            overrides[key] = value
+        else:
+            errors.append(FieldError(pointer="", message=f"{assignment!r} is not key=value, such as lora.rank=8"))
+    return overrides, errors
+
+
+def _existing(key: str, value: Any, errors: list[FieldError]) -> Path | None:
+    option = "--" + key.replace("_", "-")
+    if value is None:
+        errors.append(FieldError(pointer=f"/paths/{key}", message=f"is not given; set it in the recipe or by {option}"))
+    elif not Path(str(value)).exists():
+        errors.append(FieldError(pointer=f"/paths/{key}", message=f"{value} does not exist"))
+    else:
+        return Path(str(value))
+    return None

@@ -1,0 +1,124 @@
+"""What the run says: every event to events.jsonl first, then to the terminal and to tracking.
+
+events.jsonl only grows: after a resume the steps since the checkpoint are said again, and of two lines about one
+step readers take the later. A line that a kill tore is cut off before the next is written. Knows nothing about
+training.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from contracts import events
+from contracts.events import Event
+
+Sink = Callable[[Event], None]
+PLAIN_EVERY_S = 5.0
+"""Between two lines about steps where there is no terminal."""
+
+
+class Report:
+    """Where events go; ranks other than the first have no sink and stay silent."""
+
+    def __init__(self, *sinks: Sink) -> None:
+        self.sinks = list(sinks)
+
+    def __call__(self, event: Event) -> None:
+        for sink in self.sinks:
+            sink(event)
+
+    def warn(self, message: str, step: int = 0) -> None:
+        self(events.Warned(at=time.time(), step=step, message=message))
+
+
+class EventFile:
+    """events.jsonl, a line an event, flushed at once."""
+
+    def __init__(self, path: Path) -> None:
+        _cut_torn_line(path)
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def __call__(self, event: Event) -> None:
+        self._file.write(event.model_dump_json() + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Terminal:
+    """Progress for a person: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self._console = console
+        self._steps = steps
+        self._said_at = 0.0
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=console, transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task("starting", total=steps, note="")
+            self._bar.start()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case events.StepDone():
+                note = f"loss {event.loss_smooth:.4f}  {event.images_per_s:.1f} images/s"
+                self._advance("training", event.step, self._steps, note)
+            case events.Progress():
+                self._advance(event.phase, event.done, event.total, "")
+            case _:
+                self._console.print(_words(event), markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _advance(self, phase: str, done: int, total: int, note: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=phase, completed=done, total=total, note=note)
+        elif done in (1, total) or time.monotonic() - self._said_at >= PLAIN_EVERY_S:
+            self._said_at = time.monotonic()
+            self._console.print(f"{phase} {done}/{total}  {note}".rstrip(), markup=False, highlight=False)
+
+
+def _words(event: Event) -> str:
+    match event:
+        case events.Started():
+            start = f"resuming after step {event.first_step}" if event.first_step else "starting"
+            return (
+                f"{start}: {event.steps} steps, {event.images} images, {event.held_out_images} held out, "
+                f"{event.trainable_parameters:,} parameters, {event.processes} x {event.device}"
+                + ("" if event.exact else " (not bit for bit: see the warnings)")
+            )
+        case events.HeldOut():
+            return f"step {event.step}: held-out loss {event.loss:.4f}"
+        case events.Preview():
+            return f"step {event.step}: preview {event.file}  {event.prompt}"
+        case events.CheckpointSaved():
+            return f"step {event.step}: saved {event.file}"
+        case events.Tracking():
+            return f"tracking {event.mode}: {event.where}"
+        case events.Warned():
+            return f"warning: {event.message}"
+        case events.Finished():
+            return f"{event.state} after step {event.step}" + (f": {event.message}" if event.message else "")
+    return event.type
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)

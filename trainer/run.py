@@ -1,0 +1,234 @@
+"""One run from its parts to its weights: go on from a checkpoint if there is one, train, publish.
+
+Knows nothing about the command line, about failures, or about how any of the parts works.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from contracts import events
+from contracts.adapter import AdapterHeader
+from contracts.rundir import Completed, Environment, Manifest, Outcome, RunDir, Stopped
+from contracts.train import TrainConfig
+from sdxl.formats import save_adapter, save_full
+from trainer.checkpoint import RunState, check_resumable, environment_changes, find_checkpoint, save_checkpoint
+from trainer.control import Requests
+from trainer.environment import describe_environment
+from trainer.files import write_atomically
+from trainer.held_out import held_out_loss
+from trainer.loop import Actions, Record, summary_steps, train_steps
+from trainer.optim import make_adamw
+from trainer.parts import Job, Parts, gather
+from trainer.preview import make_previews
+from trainer.processes import Processes
+from trainer.report import Report
+from trainer.tracking import Tracking
+from trainer.weights import Trainable
+
+
+def train(
+    job: Job, run_dir: RunDir, processes: Processes, requests: Requests, report: Report, record: Record
+) -> tuple[Outcome, Manifest]:
+    """Train to the end or until asked to stop; ``record`` is filled as the run goes.
+
+    Returns:
+        How it ended, and what it is of; the manifest's files are added when a completed run is sealed.
+
+    Raises:
+        PatinaError: the run cannot start or go on.
+        StopRequested: asked to stop before the first step.
+    """
+    config = job.recipe.config
+    environment = describe_environment(processes.device, processes.count)
+    if processes.is_main:
+        write_atomically(run_dir.environment, environment.model_dump_json(indent=2))
+    parts = gather(job, processes, requests, report)
+    attempt = _Attempt(config, run_dir, processes, report, environment, parts, record)
+    exact = attempt.resume()
+    report(
+        events.Started(
+            at=time.time(),
+            step=record.step,
+            steps=config.steps,
+            first_step=record.step,
+            images=len(parts.feed.samples),
+            held_out_images=len(parts.dataset.held_out),
+            trainable_parameters=parts.objective.model.parameters.count,
+            processes=processes.count,
+            device=environment.device,
+            exact=exact,
+        )
+    )
+    tracking = Tracking(config, run_dir, report, step=record.step) if processes.is_main else None
+    if tracking is not None:
+        report.sinks.append(tracking)
+    failed = True
+    try:
+        outcome = attempt.run(requests, tracking.where if tracking else "off")
+        failed = False
+    finally:
+        if tracking is not None:
+            report.sinks.remove(tracking)
+            tracking.finish(failed=failed)
+    manifest = Manifest(
+        step=record.step,
+        config_digest=config.digest(),
+        base_identity=parts.base_identity,
+        dataset_digest=parts.dataset.digest,
+        files=(),
+    )
+    return outcome, manifest
+
+
+@dataclass
+class _Attempt:
+    """The parts of a run in motion, so that the actions after a step need no long argument lists."""
+
+    config: TrainConfig
+    run_dir: RunDir
+    processes: Processes
+    report: Report
+    environment: Environment
+    parts: Parts
+    record: Record
+
+    def __post_init__(self) -> None:
+        self.model: Trainable = self.parts.objective.model
+        self.optimizer = make_adamw(self.model.parameters, self.config.optimizer)
+
+    def resume(self) -> bool:
+        """Load the newest whole checkpoint, if any; returns whether the run goes on exactly."""
+        checkpoint, broken = find_checkpoint(self.run_dir) if self.processes.is_main else (None, [])
+        checkpoint, broken = self.processes.from_main((checkpoint, broken))
+        for message in broken:
+            self.report.warn(message)
+        if checkpoint is None:
+            return True
+        saved = checkpoint.state
+        regrouped = check_resumable(
+            saved,
+            self.config,
+            base_identity=self.parts.base_identity,
+            dataset_digest=self.parts.dataset.digest,
+            processes=self.processes.count,
+        )
+        changes = [*regrouped, *environment_changes(saved, self.environment)]
+        for change in changes:
+            self.report.warn(f"going on from step {saved.step}, but not bit for bit: {change}", saved.step)
+        flat, moments = self.model.parameters, self.optimizer.state[self.model.parameters.vector]
+        flat.fill(flat.vector.data, checkpoint.tensors("weights"))
+        flat.fill(moments["exp_avg"], checkpoint.tensors("first_moments"))
+        flat.fill(moments["exp_avg_sq"], checkpoint.tensors("second_moments"))
+        moments["step"].fill_(saved.step)
+        for name in asdict(self.record):
+            setattr(self.record, name, getattr(saved, name))
+        return not changes
+
+    def run(self, requests: Requests, tracked: str) -> Outcome:
+        if self.record.step == 0:
+            self.record.held_out_before = self.measure()
+            self.preview()
+        ended = train_steps(
+            self.config,
+            self.parts.schedule,
+            self.parts.feed,
+            self.parts.objective,
+            self.optimizer,
+            self.record,
+            self.processes,
+            requests,
+            self.report,
+            Actions(save=self.save, preview=self.preview, measure=self.measure),
+        )
+        if ended == "stopped":
+            return Stopped(step=self.record.step)
+        if self.processes.is_main:
+            self.publish()
+        after = self.measure()
+        self.preview()
+        part = summary_steps(self.config.steps)
+        return Completed(
+            step=self.record.step,
+            train_seconds=round(self.record.train_seconds, 3),
+            loss_first=self.record.loss_first_sum / part,
+            loss_last=self.record.loss_last_sum / part,
+            held_out_loss_before=self.record.held_out_before,
+            held_out_loss_after=after,
+            tracking=tracked,
+        )
+
+    def measure(self) -> float | None:
+        rows = self.parts.dataset.held_out
+        if not rows:
+            return None
+        loss = held_out_loss(
+            rows, self.config.held_out.timesteps, self.parts.feed, self.parts.objective, self.processes
+        )
+        self.report(events.HeldOut(at=time.time(), step=self.record.step, loss=loss))
+        return loss
+
+    def preview(self) -> None:
+        if not (self.parts.prompts and self.processes.is_main):
+            return
+        side = self.config.data.resolution_px or self.parts.native_px
+        made = make_previews(
+            self.model,
+            self.parts.feed.texts,
+            self.config.preview,
+            self.parts.prompts,
+            step=self.record.step,
+            side_px=side // 8 * 8,
+            # Guidance doubles the batch.
+            at_once=max(1, self.config.batch_size // 2),
+            folder=self.run_dir.previews,
+        )
+        for one in made:
+            self.report(
+                events.Preview(
+                    at=time.time(), step=self.record.step, file=one.file.name, prompt=one.prompt, seed=one.seed
+                )
+            )
+
+    def save(self) -> None:
+        if not self.processes.is_main:
+            return
+        flat = self.model.parameters
+        moments = self.optimizer.state[flat.vector]
+        state = RunState(
+            **asdict(self.record),
+            config=self.config,
+            environment=self.environment,
+            base_identity=self.parts.base_identity,
+            dataset_digest=self.parts.dataset.digest,
+        )
+        groups = {
+            "weights": flat.split(flat.vector.data),
+            "first_moments": flat.split(moments["exp_avg"]),
+            "second_moments": flat.split(moments["exp_avg_sq"]),
+        }
+        folder = save_checkpoint(self.run_dir, state, groups, keep=self.config.checkpoint.keep)
+        self.report(events.CheckpointSaved(at=time.time(), step=self.record.step, file=folder.name))
+
+    def publish(self) -> None:
+        """Write the weights with the header that says what they are and what they belong to."""
+        config, lora = self.config, self.config.lora if self.config.method == "lora" else None
+        header = AdapterHeader(
+            name=config.output_name,
+            method=config.method,
+            base_identity=self.parts.base_identity,
+            config_digest=config.digest(),
+            dataset_version=self.parts.dataset.digest,
+            trigger_word=config.trigger_word,
+            rank=lora.rank if lora else None,
+            alpha=lora.alpha if lora else None,
+            targets=lora.targets if lora else None,
+            resolution_px=config.data.resolution_px or self.parts.native_px,
+            prediction_type=self.parts.prediction_type,
+            steps=self.record.step,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write = save_adapter if lora else save_full
+        write(self.run_dir.weights / f"{config.output_name}.safetensors", self.model.state(), header)
