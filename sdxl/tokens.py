@@ -19,7 +19,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """CLIP's tokenizer from a folder with tokenizer.json, or with vocab.json and merges.txt."""
     whole = folder / "tokenizer.json"
     if whole.is_file():
-        return Tokenizer.from_file(str(whole))
+        counting = Tokenizer.from_file(str(whole))
+        # Saved by transformers it pads to 77, and every caption would look full.
+        counting.no_padding()
+        counting.no_truncation()
+        return counting
     tokenizer = Tokenizer(
         models.BPE.from_file(
             str(folder / "vocab.json"),
