@@ -27,7 +27,7 @@ def make_key(*parts: str) -> str:
         ValueError: the result is not a key (a part was not made by the server).
     """
     key = "/".join(parts)
-    if len(key) > MAX_KEY_CHARACTERS or not KEY.match(key):
+    if len(key) > MAX_KEY_CHARACTERS or not KEY.fullmatch(key):
         raise ValueError(f"not a blob key: {key!r}")
     return key
 

@@ -98,8 +98,8 @@ class Database:
         """A transaction that sees one state and may not write; on SQLite it waits for no writer."""
         with self._sessions(info={"rings": {}}) as session:
             session.connection(execution_options={"patina_reading": True})
+            # Closing takes the transaction back and, unlike a rollback, leaves the rows readable.
             yield session
-            session.rollback()
 
     def upgrade(self) -> None:
         """Bring the schema to the newest revision; safe to call from several processes at once."""
@@ -120,8 +120,8 @@ class Database:
         for queue in queues:
             try:
                 self._on_commit(queue)
-            except Exception:  # noqa: BLE001 - the work is committed; a lost ring costs one sweep
-                log.warning("ring_failed", queue=queue, exc_info=True)
+            except Exception as error:  # noqa: BLE001 - the work is committed; a lost ring costs one sweep
+                log.warning("ring_failed", queue=queue, error=repr(error))
 
 
 def ring(session: Session, queue: str) -> None:

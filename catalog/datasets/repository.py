@@ -139,4 +139,4 @@ def add_version_rows(session: Session, rows: Iterable[dict[str, Any]]) -> None:
 
 def _counted(session: Session, column: Any, where: Any, dataset_ids: Sequence[str]) -> dict[str, int]:
     query = select(column, func.count()).where(where, column.in_(dataset_ids)).group_by(column)
-    return dict(session.execute(query).tuples().all())
+    return {dataset_id: count for dataset_id, count in session.execute(query)}  # noqa: C416 - dict() loses the types

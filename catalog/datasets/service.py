@@ -55,7 +55,7 @@ def create(session: Session, owner: str, name: str) -> DatasetView:
         InvalidInput: the name is not a name.
         PatinaError: CONFLICT: the owner has one of that name.
     """
-    if not NAME.match(name):
+    if not NAME.fullmatch(name):
         message = "use up to 64 lowercase letters, digits, '.', '_' and '-', beginning with a letter or digit"
         raise InvalidInput([FieldError(pointer="/name", message=message)])
     if repository.find(session, owner, name) is not None:

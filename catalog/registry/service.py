@@ -163,7 +163,7 @@ def set_alias(session: Session, owner: str, name: str, alias: str, version: int)
         InvalidInput: the alias is automatic, a number, or not a word.
         PatinaError: NOT_FOUND: there is no such version.
     """
-    if alias in AUTOMATIC or not ALIAS.match(alias):
+    if alias in AUTOMATIC or not ALIAS.fullmatch(alias):
         message = "choose a word of letters, digits, '.', '_' and '-' that is not a number, 'latest' or 'best'"
         raise InvalidInput([FieldError(pointer="/alias", message=message)])
     weights = read_version(session, owner, name, str(version))

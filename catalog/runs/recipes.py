@@ -37,7 +37,7 @@ def load_recipe(folder: Path, name: str) -> Recipe:
     Raises:
         PatinaError: UNKNOWN_RECIPE, naming those there are.
     """
-    recipe = _read(folder / f"{name}.yaml") if NAME.match(name) else None
+    recipe = _read(folder / f"{name}.yaml") if NAME.fullmatch(name) else None
     if recipe is None:
         known = ", ".join(recipe.name for recipe in list_recipes(folder)) or "none"
         raise PatinaError(FailureCode.UNKNOWN_RECIPE, f"There is no recipe named '{name}'; there are: {known}.")
