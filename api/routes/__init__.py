@@ -1,0 +1,1 @@
+"""One file a noun: thin functions over the catalog's services."""

@@ -1,0 +1,137 @@
+"""Datasets: create, upload files, follow each file's fate, freeze a version."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from api.deps import PAGE, Cursor, Here, Limit, Owner
+from api.errors import problems
+from api.ingest import refuse_empty_upload, take_in
+from api.schemas.common import Page
+from api.schemas.datasets import (
+    DatasetIn,
+    DatasetOut,
+    FreezeIn,
+    LedgerOut,
+    UploadOut,
+    VersionOut,
+    dataset_out,
+    ledger_row,
+    version_out,
+)
+from api.uploads import receive_files, temporary_folder
+from catalog.datasets import service
+from contracts.failures import FailureCode, FieldError, InvalidInput
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+LEDGER_LIMIT = 1000
+
+FILES_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "Images (.png .jpg .jpeg .webp), captions beside them (.txt .caption), "
+                            "metadata.jsonl, or a .zip of these.",
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", summary="Create a dataset", status_code=201, responses=problems(FailureCode.CONFLICT))
+def create_dataset(body: DatasetIn, here: Here, owner: Owner, response: Response) -> DatasetOut:
+    with here.database.session() as session:
+        made = service.create(session, owner, body.name)
+    response.headers["Location"] = f"/api/v1/datasets/{made.id}"
+    return dataset_out(made)
+
+
+@router.get("", summary="List datasets")
+def list_datasets(here: Here, owner: Owner, cursor: Cursor = None, limit: Limit = PAGE) -> Page[DatasetOut]:
+    with here.database.reading() as session:
+        found = service.list_datasets(session, owner, cursor, limit)
+        return Page(items=[dataset_out(dataset) for dataset in found.items], next_cursor=found.next_cursor)
+
+
+@router.get("/{dataset}", summary="Read a dataset by id or name", responses=problems(FailureCode.NOT_FOUND))
+def read_dataset(dataset: str, here: Here, owner: Owner) -> DatasetOut:
+    with here.database.reading() as session:
+        return dataset_out(service.read(session, owner, dataset))
+
+
+@router.post(
+    "/{dataset}/files",
+    summary="Upload images, captions, metadata.jsonl and zips",
+    status_code=202,
+    openapi_extra=FILES_BODY,
+    responses=problems(FailureCode.NOT_FOUND, FailureCode.TOO_LARGE, FailureCode.NOT_A_ZIP),
+)
+async def upload_files(dataset: str, request: Request, here: Here, owner: Owner) -> UploadOut:
+    """Each file is judged by itself: the answer says which were accepted, the ledger what became of them.
+
+    Names may be relative paths (`set/cat.png`), so that captions find their images. When no file at all can be
+    accepted, the answer is a problem.
+    """
+    await run_in_threadpool(read_dataset, dataset, here, owner)
+    with temporary_folder(here.settings.folder / "tmp") as folder:
+        received = await receive_files(request, folder, here.settings.upload_limits)
+        answer = await run_in_threadpool(take_in, here, owner, dataset, received)
+    refuse_empty_upload(answer)
+    return answer
+
+
+@router.get("/{dataset}/ledger", summary="Every offered file and its fate", responses=problems(FailureCode.NOT_FOUND))
+def read_ledger(
+    dataset: str,
+    here: Here,
+    owner: Owner,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the part before")] = None,
+    limit: Annotated[int, Query(ge=1, le=LEDGER_LIMIT, description="how many, oldest first")] = LEDGER_LIMIT,
+) -> LedgerOut:
+    if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
+        raise InvalidInput([FieldError(pointer="/query/cursor", message="is not a cursor of this list")])
+    with here.database.reading() as session:
+        rows = service.ledger(session, owner, dataset, int(cursor or 0), limit + 1)
+        shown = [ledger_row(row) for row in rows[:limit]]
+    return LedgerOut(items=shown, next_cursor=str(shown[-1].id) if len(rows) > limit else None)
+
+
+@router.post(
+    "/{dataset}/versions",
+    summary="Freeze a version",
+    status_code=201,
+    responses={
+        200: {"model": VersionOut, "description": "The same content had been frozen before; this is that version."},
+        **problems(FailureCode.NOT_FOUND, FailureCode.UNFINISHED_INGEST, FailureCode.EMPTY_DATASET),
+    },
+)
+def freeze_version(
+    dataset: str, here: Here, owner: Owner, response: Response, body: FreezeIn | None = None
+) -> VersionOut:
+    body = body or FreezeIn()
+    with here.database.session() as session:
+        frozen = service.freeze(session, owner, dataset, body.held_out_share)
+    response.status_code = 201 if frozen.created else 200
+    return version_out(frozen.version)
+
+
+@router.get("/{dataset}/versions", summary="List frozen versions", responses=problems(FailureCode.NOT_FOUND))
+def list_versions(dataset: str, here: Here, owner: Owner) -> Page[VersionOut]:
+    with here.database.reading() as session:
+        versions = [version_out(version) for version in service.list_versions(session, owner, dataset)]
+    return Page(items=versions, next_cursor=None)

@@ -1,0 +1,1 @@
+"""What the API answers, one file a noun; the words are the catalog's and the contracts'."""

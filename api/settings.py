@@ -1,0 +1,89 @@
+"""Where the API finds things and what it allows: PATINA_* variables, each with an embedded default.
+
+Knows nothing about what is trained (contracts/train.py). docs/api.md describes every one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from api.loopback import is_loopback_name
+from api.uploads import UploadLimits
+
+MIB = 1 << 20
+
+
+class ApiSettings(BaseSettings):
+    """What one API process reads from its environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PATINA_", env_ignore_empty=True, extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    home: Path = Path(".patina")
+    """Folder that holds everything this installation keeps."""
+
+    database_url: str | None = None
+    """SQLAlchemy URL; none is SQLite in the home."""
+
+    storage_url: str | None = None
+    """fsspec URL of the blob store; none is a folder in the home."""
+
+    broker_url: str = "embedded"
+    """Celery broker URL, or "embedded"."""
+
+    host: str = "127.0.0.1"
+    """Address the server is bound to; on loopback no key is needed, anywhere else every request needs one."""
+
+    recipes: Path = Path(__file__).resolve().parents[1] / "configs" / "train"
+    """Folder whose YAML files are the recipes."""
+
+    max_json_bytes: Annotated[int, Field(ge=1024)] = 1 * MIB
+    """Largest JSON body."""
+
+    max_upload_bytes: Annotated[int, Field(ge=1)] = 4096 * MIB
+    """Largest upload request, all its files together."""
+
+    max_file_bytes: Annotated[int, Field(ge=1)] = 2048 * MIB
+    """Largest single file of an upload; a zip is one file."""
+
+    max_upload_files: Annotated[int, Field(ge=1)] = 10_000
+    """Most files in one upload request."""
+
+    max_wait_s: Annotated[float, Field(ge=0, le=600)] = 120.0
+    """Longest ``Prefer: wait=N`` that is honoured."""
+
+    poll_s: Annotated[float, Field(gt=0, le=10)] = 0.3
+    """Seconds between looks into the database while a client waits or watches."""
+
+    stream_ping_s: Annotated[float, Field(gt=0, le=300)] = 15.0
+    """Seconds between heartbeats of an event stream in which nothing happens."""
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether the server is bound to this machine alone."""
+        return is_loopback_name(self.host)
+
+    @property
+    def folder(self) -> Path:
+        """The home as an absolute path."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.folder / 'patina.db'}"
+
+    @property
+    def storage(self) -> str:
+        """The blob store's URL."""
+        return self.storage_url or f"file://{self.folder / 'blobs'}"
+
+    @property
+    def upload_limits(self) -> UploadLimits:
+        """What one upload request may bring."""
+        return UploadLimits(self.max_upload_bytes, self.max_file_bytes, self.max_upload_files)

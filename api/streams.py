@@ -1,0 +1,72 @@
+"""Server-sent events of a run, read from the database so that any API process can go on where another stopped.
+
+Knows nothing about how events are stored: it is given a function that reads what comes after a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import anyio
+from sse_starlette.event import ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from contracts.failures import FieldError, InvalidInput
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored event: its number within the run, its type and its JSON."""
+
+    seq: int
+    type: str
+    json: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one look into the database found; the status is read before the entries."""
+
+    entries: list[Entry]
+    status: str
+    status_json: str
+    ended: bool
+    more: bool
+    """Whether further entries wait already."""
+
+
+async def follow(read: Callable[[int], Reading], after: int, poll_s: float) -> AsyncIterator[ServerSentEvent]:
+    """Every entry after ``after`` with its number as id, and a ``status`` event whenever the status changes.
+
+    Ends when the run has ended and everything it said was sent; the last event is the final status. Reading
+    happens in a thread; a client that goes away cancels this at its next wait.
+    """
+    told: str | None = None
+    while True:
+        reading = await run_in_threadpool(read, after)
+        if reading.status != told and not reading.ended:
+            told = reading.status
+            yield ServerSentEvent(data=reading.status_json, event="status")
+        for entry in reading.entries:
+            after = entry.seq
+            yield ServerSentEvent(data=entry.json, event=entry.type, id=str(entry.seq))
+        if reading.more:
+            continue
+        if reading.ended:
+            yield ServerSentEvent(data=reading.status_json, event="status")
+            return
+        await anyio.sleep(poll_s)
+
+
+def last_event_id(header: str | None) -> int:
+    """The number a client has seen last; 0 when it has seen nothing.
+
+    Raises:
+        InvalidInput: it is not a number this server gave out.
+    """
+    if header is None or header == "":
+        return 0
+    if not header.isdecimal() or len(header) > 18:
+        raise InvalidInput([FieldError(pointer="/header/Last-Event-ID", message="is not the id of an event")])
+    return int(header)
