@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from catalog.blobs import make_key
+from catalog.db import SHARED_OWNER
 from catalog.keys import repository
 from catalog.keys.models import ApiKey
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 
 PREFIX = "patina"
+OWNER = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,11 @@ def create(session: Session, owner: str, name: str) -> NewKey:
     """Make a key for an owner.
 
     Raises:
-        InvalidInput: the owner is not lowercase letters, digits, ``_``, ``.`` and ``-``.
+        InvalidInput: the owner is not a word that can be part of a blob key, or is the instance itself.
     """
-    try:
-        make_key(owner)
-    except ValueError:
-        message = "use lowercase letters, digits, _, . and -"
-        raise InvalidInput([FieldError(pointer="/owner", message=message)]) from None
+    if not OWNER.fullmatch(owner) or owner == SHARED_OWNER:
+        message = f"use lowercase letters, digits, _, . and -, and not '{SHARED_OWNER}'"
+        raise InvalidInput([FieldError(pointer="/owner", message=message)])
     short_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     key = ApiKey(id=short_id, owner=owner, name=name, secret_sha256=_hash(secret))
     session.add(key)

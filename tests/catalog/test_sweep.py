@@ -1,0 +1,136 @@
+"""The sweep: nothing is lost when a worker is, and nothing is tried for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from catalog import jobs
+from catalog.bases import service as bases
+from catalog.bases.service import BaseStatus
+from catalog.datasets import service as datasets
+from catalog.db import Database
+from catalog.generations import service as generations
+from catalog.jobs import Job, JobState, Queue
+from catalog.runs import service as runs
+from catalog.sweep import SweepReport, sweep
+from contracts.dataset import DatasetStatus, Fate
+from contracts.generate import GenerationRequest, GenerationStatus
+from contracts.run import RunReason, RunStatus
+
+
+def _sweep(database: Database) -> SweepReport:
+    with database.session() as session:
+        return sweep(session)
+
+
+def _read_run(database: Database, owner: str, run_id: str) -> Any:
+    with database.reading() as session:
+        return runs.read(session, owner, run_id)
+
+
+class TestLostWorker:
+    def test_its_run_is_queued_again_and_the_next_worker_is_rung(
+        self, database: Database, make: Any, owner: str, rung: list[str]
+    ) -> None:
+        run, claim = make.training(lease_s=-1)
+        rung.clear()
+        report = _sweep(database)
+        assert [ref.subject_id for ref in report.requeued] == [run.id]
+        assert "train" in rung
+        seen = _read_run(database, owner, run.id)
+        assert (seen.status, seen.reason) == (RunStatus.QUEUED, RunReason.WORKER_LOST)
+        again = make.claim(Queue.TRAIN)
+        assert (again.job_id, again.fence, again.attempt) == (claim.job_id, 2, 2)
+
+    def test_a_run_that_loses_three_of_them_has_failed(self, database: Database, make: Any, owner: str) -> None:
+        run = make.run()
+        for _ in range(jobs.MAX_FAILURES):
+            make.claim(Queue.TRAIN, lease_s=-1)
+            report = _sweep(database)
+        assert [ref.subject_id for ref in report.failed] == [run.id]
+        seen = _read_run(database, owner, run.id)
+        assert (seen.status, seen.failure_code) == (RunStatus.FAILED, "worker_lost")
+        assert seen.failure_hint
+        assert seen.finished_at is not None
+
+    def test_what_was_to_be_cancelled_is_cancelled(self, database: Database, make: Any, owner: str) -> None:
+        run, claim = make.training()
+        with database.session() as session:
+            assert runs.cancel(session, owner, run.id).reason == RunReason.CANCELLING
+        make.expire(claim)
+        assert [ref.subject_id for ref in _sweep(database).cancelled] == [run.id]
+        assert _read_run(database, owner, run.id).status == RunStatus.CANCELLED
+
+    def test_a_generation_is_queued_again_and_at_last_failed(self, database: Database, make: Any, owner: str) -> None:
+        make.base()
+        with database.session() as session:
+            generation = generations.create(session, owner, GenerationRequest(prompt="a cat"))
+        seen = []
+        for _ in range(jobs.MAX_FAILURES):
+            claim = make.claim(Queue.GENERATE)
+            with database.session() as session:
+                generations.begin(session, claim)
+            make.expire(claim)
+            _sweep(database)
+            with database.reading() as session:
+                seen.append(generations.read(session, owner, generation.id).generation.status)
+        assert seen == [GenerationStatus.QUEUED, GenerationStatus.QUEUED, GenerationStatus.FAILED]
+
+    def test_files_that_cannot_be_read_are_rejected_and_the_rest_is_usable(
+        self, database: Database, make: Any, owner: str
+    ) -> None:
+        dataset_id = make.dataset(images=2)
+        with database.session() as session:
+            datasets.offer_upload(session, owner, dataset_id, "poison.png", "uploads/ada/x", 10)
+        for _ in range(jobs.MAX_FAILURES):
+            make.claim(Queue.LIGHT, lease_s=-1)
+            _sweep(database)
+        with database.reading() as session:
+            assert datasets.read(session, owner, dataset_id).status == DatasetStatus.READY
+            last = datasets.ledger(session, owner, dataset_id)[-1]
+        assert (last.filename, last.fate) == ("poison.png", Fate.REJECTED)
+        assert "upload it again" in (last.reason or "")
+
+    def test_a_base_that_ends_its_worker_is_not_added(self, database: Database, make: Any, owner: str) -> None:
+        with database.session() as session:
+            bases.request_add(session, "huge", "bases/huge", None)
+        for _ in range(jobs.MAX_FAILURES):
+            make.claim(Queue.GENERATE, lease_s=-1)
+            _sweep(database)
+        with database.reading() as session:
+            assert bases.read(session, owner, "huge").status == BaseStatus.FAILED
+
+
+class TestSweep:
+    def test_leaves_living_work_alone(self, database: Database, make: Any, owner: str) -> None:
+        run, _ = make.training()
+        assert _sweep(database) == SweepReport((), (), (), ())
+        assert _read_run(database, owner, run.id).status == RunStatus.PREPARING
+
+    def test_rings_again_for_what_nobody_came_for(self, database: Database, make: Any, rung: list[str]) -> None:
+        make.run()
+        rung.clear()
+        assert _sweep(database).rung == ()
+        with database.session() as session:
+            session.execute(update(Job).values(rung_at=Job.rung_at - 1000))
+        assert _sweep(database).rung == ("train",)
+        assert rung == ["train"]
+        assert _sweep(database).rung == (), "it was rung a moment ago"
+
+    def test_twice_is_once(self, database: Database, make: Any) -> None:
+        make.training(lease_s=-1)
+        assert len(_sweep(database).requeued) == 1
+        assert _sweep(database).requeued == ()
+        with database.reading() as session:
+            assert session.scalar(select(Job.failures).where(Job.queue == Queue.TRAIN)) == 1
+
+    @pytest.mark.parametrize("state", [JobState.DONE, JobState.FAILED, JobState.CANCELLED])
+    def test_does_not_wake_what_is_over(self, database: Database, make: Any, state: JobState) -> None:
+        _, claim = make.training()
+        with database.session() as session:
+            jobs.finish(session, claim.job_id, claim.fence, state)
+            session.execute(update(Job).values(rung_at=0, lease_until=0))
+        assert _sweep(database) == SweepReport((), (), (), ())
