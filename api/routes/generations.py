@@ -19,7 +19,7 @@ from contracts.generate import GenerationRequest
 
 router = APIRouter(prefix="/generations", tags=["generations"])
 
-WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:[;,]|$)', re.IGNORECASE)
+WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9}(?:\.\d{1,3})?)"?\s*(?:[;,]|$)', re.IGNORECASE)
 
 
 @router.post(

@@ -11,7 +11,7 @@ from api.deps import PAGE, Cursor, Here, Limit, Owner
 from api.downloads import FILE_RESPONSES, blob_response
 from api.errors import problems
 from api.schemas.common import Page
-from api.schemas.weights import WeightsOut, weights_out
+from api.schemas.weights import WeightsName, WeightsOut, weights_out
 from catalog.registry import service
 from contracts.failures import FailureCode
 
@@ -34,10 +34,10 @@ def list_weights(
 
 
 @router.get("/{name}", summary="All versions of a name", responses=problems(FailureCode.NOT_FOUND))
-def list_versions(name: str, here: Here, owner: Owner) -> Page[WeightsOut]:
+def read_name(name: str, here: Here, owner: Owner) -> WeightsName:
     with here.database.reading() as session:
         versions = service.list_versions(session, owner, name)
-        return Page(items=weights_out(session, owner, versions), next_cursor=None)
+        return WeightsName(name=name, versions=weights_out(session, owner, versions))
 
 
 @router.get("/{name}/{version}", summary="Read one version", responses=problems(FailureCode.NOT_FOUND))

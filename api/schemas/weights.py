@@ -37,7 +37,8 @@ class WeightsOut(Answer):
     aliases: list[str]
     """Words that mean this version now."""
     kind: str
-    step: int
+    steps: int
+    """Optimiser steps they were trained for."""
     base: WeightsBase
     run: str | None
     dataset: WeightsDataset
@@ -50,6 +51,13 @@ class WeightsOut(Answer):
     url: str
     """The safetensors file."""
     created_at: datetime
+
+
+class WeightsName(Answer):
+    """A name and all its versions, newest first."""
+
+    name: str
+    versions: list[WeightsOut]
 
 
 def weights_out(session: Session, owner: str, rows: Sequence[Weights]) -> list[WeightsOut]:
@@ -65,7 +73,7 @@ def _out(row: Weights, aliases: list[str]) -> WeightsOut:
         version=row.version,
         aliases=aliases,
         kind=row.kind,
-        step=row.step,
+        steps=row.step,
         base=WeightsBase(name=row.base_name, identity=row.base_identity),
         run=row.run_id,
         dataset=WeightsDataset(name=row.dataset_name, version=row.dataset_version, digest=row.dataset_digest),

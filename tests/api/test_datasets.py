@@ -12,7 +12,6 @@ from starlette.testclient import TestClient
 
 from api.deps import Parts
 from catalog import jobs
-from catalog.blobs import image_key
 from catalog.datasets import ingest
 
 Headers = Callable[[str], dict[str, str]]
@@ -28,21 +27,6 @@ def a_zip() -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("a.png", b"pixels")
     return buffer.getvalue()
-
-
-def act_as_worker(parts: Parts) -> None:
-    """Read every pending file as the light worker would, without decoding: an image is named by its position."""
-    with parts.database.session() as session:
-        (claim,) = jobs.claim(session, "light", "test-worker", 60)
-        for n, row in enumerate(ingest.pending_files(session, claim)):
-            if row.kind == "image":
-                identity = f"{n:064x}"
-                key = image_key(claim.owner, identity)
-                parts.blobs.put_bytes(key, b"png %d" % n)
-                ingest.record_image(session, claim, row.id, ingest.DecodedImage(identity, 64, 64, key))
-            else:
-                ingest.record_caption(session, claim, row.id, "a caption")
-        ingest.finish(session, claim)
 
 
 @pytest.fixture
@@ -166,9 +150,9 @@ class TestVersions:
         answer = client.post(f"/api/v1/datasets/{dataset}/versions", json={"held_out_share": 0.1})
         assert (answer.status_code, answer.json()["code"]) == (409, "empty_dataset")
 
-    def test_the_same_content_is_the_same_version(self, client: TestClient, dataset: str, parts: Parts) -> None:
+    def test_the_same_content_is_the_same_version(self, client: TestClient, dataset: str, make: Any) -> None:
         upload(client, dataset, *[(f"{n}.png", b"x") for n in range(4)])
-        act_as_worker(parts)
+        make.read_uploads()
         first = client.post(f"/api/v1/datasets/{dataset}/versions", json={"held_out_share": 0.25})
         again = client.post(f"/api/v1/datasets/{dataset}/versions", json={"held_out_share": 0.25})
         assert (first.status_code, again.status_code) == (201, 200)
