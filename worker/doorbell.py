@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from celery import Celery, signals
+from celery import Celery, bootsteps, signals
 
 from broker.app import celery_app, ring_task
 from contracts.failures import PatinaError
@@ -99,29 +99,33 @@ def doorbell(queue: str, open_duties: Callable[[Shift], list[Duty]], close: Call
     def hear() -> None:
         shift.ring()
 
-    def start(sender: Any, **_: Any) -> None:
-        if sender.app is not app:
-            return
-        try:
-            shift.begin(open_duties(shift))
-        except PatinaError as error:
-            log.error("worker.not_started", code=error.code, message=error.message, hint=error.hint)
-            raise SystemExit(1) from None
-        except Exception:  # Celery would swallow it and run without its threads
-            log.exception("worker.not_started", reference=new_reference())
-            raise SystemExit(1) from None
+    class Threads(bootsteps.StartStopStep):
+        """Celery's way to start and stop something of ours with the worker, after its signal handlers are in place."""
 
-    def stop(**_: Any) -> None:
-        shift.drain()
-        shift.join()
-        close()
+        def start(self, worker: Any) -> None:
+            _start(shift, open_duties)
 
+        def stop(self, worker: Any) -> None:
+            shift.drain()
+            shift.join()
+            close()
+
+    app.steps["worker"].add(Threads)
     # Celery keeps weak references only, unless told otherwise.
     signals.setup_logging.connect(lambda **_: logs.configure(), weak=False)
-    signals.worker_init.connect(start, weak=False)
     signals.worker_shutting_down.connect(lambda **_: shift.drain(), weak=False)
-    signals.worker_shutdown.connect(stop, weak=False)
     return app
+
+
+def _start(shift: Shift, open_duties: Callable[[Shift], list[Duty]]) -> None:
+    try:
+        shift.begin(open_duties(shift))
+    except PatinaError as error:
+        log.error("worker.not_started", code=error.code, message=error.message, hint=error.hint)
+        raise SystemExit(1) from None
+    except Exception:
+        log.exception("worker.not_started", reference=new_reference())
+        raise SystemExit(1) from None
 
 
 def new_reference() -> str:
