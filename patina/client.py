@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 
 from contracts.failures import FailureCode, PatinaError
-from patina.events import Message, messages, says_the_end
+from patina.events import ENDED, Message, messages, says_the_end
 from patina.problems import from_problem
 
 Json = dict[str, Any]
@@ -28,6 +28,7 @@ UPLOAD_TIMEOUT_S = 600.0
 RECONNECTS = 8
 """Times in a row an event stream is taken up again before the server counts as gone."""
 LONGEST_PAUSE_S = 5.0
+NO_CONTENT = 204
 
 
 class Client:
@@ -160,6 +161,8 @@ class Client:
         while True:
             try:
                 for message in self._stream(f"/runs/{run_id}/events", after):
+                    if message is ENDED:
+                        return
                     failures = 0
                     after = int(message.id) if message.id else after
                     yield message
@@ -247,6 +250,8 @@ class Client:
             if not response.is_success:
                 response.read()
                 _raise_problem(response)
+            if response.status_code == NO_CONTENT:
+                yield ENDED
             yield from messages(response.iter_lines())
 
     def _download(self, path: str, target: Path) -> int:

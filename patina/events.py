@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-FINISHED = frozenset({"succeeded", "failed", "cancelled"})
-"""Status words after which nothing more is said."""
+from contracts.run import FINISHED
 
 
 class Message(NamedTuple):
@@ -16,6 +15,10 @@ class Message(NamedTuple):
     id: str | None
     event: str
     data: str
+
+
+ENDED = Message(None, "ended", "")
+"""Stands for an answer without content: the run has ended and everything it said was read before."""
 
 
 def messages(lines: Iterable[str]) -> Iterator[Message]:

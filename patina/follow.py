@@ -41,7 +41,7 @@ def _take(view: RunView, message: Message) -> str | None:
     if message.event == "status":
         before = view.status
         said = json.loads(message.data)
-        view.status, view.reason = said["status"], said.get("reason")
+        view.status, view.reason = said["status"], said["explanation"]
         return view.status if view.status != before else None
     try:
         event = EVENT.validate_json(message.data)

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from broker import embedded
+from broker.app import QUEUES
 from broker.settings import BrokerSettings
 from patina.child import command
 from patina.children import Child, launcher
 from patina.home import MARKER, home_id
 from patina.settings import Settings, environment_of
-
-LIGHT_THREADS = 2
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -44,26 +42,20 @@ def api(settings: Settings, variables: Mapping[str, str]) -> Child:
 
 
 def workers(settings: Settings, variables: Mapping[str, str]) -> list[Child]:
-    """One Celery worker for each queue; threads, because the heavy work is in processes of its own."""
-    threads = {"light": LIGHT_THREADS, "train": settings.slots or max(1, _gpus()), "generate": 1}
+    """A Celery worker for each queue: one thread hears the bell; how much is done at once is the worker's affair."""
     node = home_id(settings.folder)[:8]
     return [
         _child(
             queue,
             settings,
             variables,
-            *("celery", "-A", f"worker.{queue}", "worker", "-P", "threads", "-c", str(count), "-Q", queue),
+            *("celery", "-A", f"worker.{queue}", "worker", "-P", "threads", "-c", "1", "-Q", queue),
             *("-n", f"{queue}-{node}@%h", "--loglevel", "INFO", "--without-gossip", "--without-mingle"),
         )
-        for queue, count in threads.items()
+        for queue in QUEUES
     ]
 
 
 def _child(name: str, settings: Settings, variables: Mapping[str, str], module: str, *arguments: str) -> Child:
     log = settings.folder / "logs" / f"{name}.log"
     return Child(name, launcher(command(module, *arguments), variables, log), log)
-
-
-def _gpus() -> int:
-    """Devices a run could take; which of them it gets is decided in the database."""
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))

@@ -29,6 +29,7 @@ from patina.settings import Settings, read_settings
 
 READY_TIMEOUT_S = 120.0
 POLL_S = 0.1
+STEADY_S = 2.0
 DEATHS_BEFORE_READY = 3
 """A process that dies this often before the first answer will not come up by trying again."""
 WORKER_GRACE_S = 150.0
@@ -70,7 +71,7 @@ def run(settings: Settings, as_document: bool) -> None:
         if ended := leftovers.sweep(*mark, WORKER_GRACE_S):
             _say("patina", f"ended {len(ended)} processes an earlier run left behind")
         home.free_port(settings.host, settings.port)
-        # The broker starts with our own environment, so that it carries the mark too.
+        # The broker starts with our own environment.
         os.environ[home.MARKER] = mark[1]
         variables = processes.environment(settings)
         try:
@@ -103,7 +104,7 @@ def _start_and_watch(
         _say(child.name, failure or f"started (pid {child.process.pid if child.process else '?'})")
     adding = _add_demo_base(variables) if add_demo_base else None
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while not stop.is_set() and not _ready(url):
+    while not stop.is_set() and not (_steady(everyone) and _ready(url)):
         _tend(everyone)
         _give_up_on_the_hopeless(everyone, deadline)
         stop.wait(POLL_S)
@@ -134,6 +135,11 @@ def _give_up_on_the_hopeless(everyone: list[Child], deadline: float) -> None:
             f"The server did not become ready in {READY_TIMEOUT_S:g} s.",
             f"Read the logs in {everyone[-1].log.parent}.",
         )
+
+
+def _steady(everyone: list[Child]) -> bool:
+    """Whether every process has run for a moment: what cannot start at all ends sooner than that."""
+    return all(child.start_again_s is None and time.monotonic() - child.started_s > STEADY_S for child in everyone)
 
 
 def _ready(url: str) -> bool:
@@ -210,7 +216,7 @@ def _stop_all(groups: list[list[Child]], stop: threading.Event) -> None:
 
 
 def _say(name: str, words: str) -> None:
-    line = Text.assemble((f"{name:>9} ", COLOURS.get(name, "bold")), words)
+    line = Text.assemble((time.strftime("%H:%M:%S"), "dim"), (f"{name:>9} ", COLOURS.get(name, "bold")), words)
     output.notes.print(line, highlight=False, soft_wrap=True)
 
 

@@ -63,11 +63,17 @@ def upload(
     found = uploading.find(source.expanduser())
     with connect() as client:
         dataset = _found_or_made(client, name)
-        _send(client, dataset["id"], found, quiet=as_json)
+        refused = _send(client, dataset["id"], found, quiet=as_json)
         dataset = _wait_until_read(client, dataset["id"])
         ledger = client.ledger(dataset["id"])
         version = client.freeze(dataset["id"], held_out_share) if freeze else None
-    answer = {"dataset": dataset, "left_out": found.left_out, "fates": _fates(ledger), "version": version}
+    answer = {
+        "dataset": dataset,
+        "left_out": found.left_out,
+        "refused": refused,
+        "fates": _fates(ledger),
+        "version": version,
+    }
     give(answer, as_json, lambda: _uploaded(answer, ledger))
 
 
@@ -76,7 +82,7 @@ def show_ledger(dataset: Which, as_json: AsJson = False) -> None:
     """Show the fate of every file ever offered, and why."""
     with connect() as client:
         found = client.ledger(client.dataset(dataset)["id"])
-    lines = ((line["filename"], line["fate"], line["reason"] or "") for line in found)
+    lines = ((line["name"], line["fate"], line["reason"] or "") for line in found)
     give({"items": found}, as_json, lambda: rows(("file", "fate", "reason"), lines, "No file was offered yet."))
 
 
@@ -97,13 +103,17 @@ def _found_or_made(client: Client, name: str) -> Json:
     return client.create_dataset(name)
 
 
-def _send(client: Client, dataset_id: str, found: uploading.Found, quiet: bool) -> None:
+def _send(client: Client, dataset_id: str, found: uploading.Found, quiet: bool) -> list[Json]:
+    """Send everything; the files the server did not take, each with its problem."""
+    refused = []
     columns = (TextColumn("uploading"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
         task = progress.add_task("", total=len(found.sent))
         for portion in uploading.portions(found.sent):
-            client.upload(dataset_id, portion)
+            answer = client.upload(dataset_id, portion)
+            refused += [file for file in answer["files"] if not file["accepted"]]
             progress.advance(task, len(portion))
+    return refused
 
 
 def _wait_until_read(client: Client, dataset_id: str) -> Json:
@@ -124,8 +134,9 @@ def _uploaded(answer: dict[str, Any], ledger: list[Json]) -> RenderableType:
     if answer["left_out"]:
         pairs.append(("not sent", f"{len(answer['left_out'])} files that are neither images nor captions"))
     parts: list[RenderableType] = [facts(pairs + (_version_facts(version) if version else []))]
+    parts += [Text(f"{file['name']}: {file['problem']['message']}", style="red") for file in answer["refused"]]
     troubles = [line for line in ledger if line["fate"] == "rejected" or line["reason"]]
-    parts += [Text(f"{t['filename']}: {t['reason'] or t['fate']}", style="yellow") for t in troubles[:SHOWN_TROUBLES]]
+    parts += [Text(f"{t['name']}: {t['reason'] or t['fate']}", style="yellow") for t in troubles[:SHOWN_TROUBLES]]
     if len(troubles) > SHOWN_TROUBLES:
         parts.append(Text(f"… and {len(troubles) - SHOWN_TROUBLES} more: patina datasets ledger {dataset['name']}"))
     return Group(*parts)
@@ -133,7 +144,7 @@ def _uploaded(answer: dict[str, Any], ledger: list[Json]) -> RenderableType:
 
 def _version_facts(version: Json) -> list[tuple[str, Any]]:
     return [
-        ("version", version["number"]),
+        ("version", version["version"]),
         ("trained on", f"{version['train_images']} images"),
         ("held out", f"{version['held_out_images']} images"),
         ("digest", short(version["digest"])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,14 +13,15 @@ from rich.console import RenderableType
 
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError, field_errors
 from contracts.generate import GenerationRequest, WeightsChoice, parse_weights_choice
+from contracts.run import FINISHED
 from patina.client import Client, Json
 from patina.connect import connect
 from patina.output import AsJson, facts, give, notes
+from patina.problems import from_problem
 
 WAIT_S = 20.0
 """How long one request waits; longer work is asked for again."""
 POLL_S = 0.5
-ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
 def generate(
@@ -36,12 +38,13 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Generate pictures and write them as PNG."""
-    width, height = _size(size)
+    errors: list[FieldError] = []
+    width, height = _size(size, errors)
     given = {
         "prompt": prompt,
         "negative_prompt": negative,
         "base": base,
-        "weights": _weights(weights or []),
+        "weights": _weights(weights or (), errors),
         "width": width,
         "height": height,
         "steps": steps,
@@ -49,7 +52,7 @@ def generate(
         "images": images,
         "seed": seed,
     }
-    request = _request({name: value for name, value in given.items() if value is not None})
+    request = _request({name: value for name, value in given.items() if value is not None}, errors)
     with connect() as client:
         generation = _wait(client, client.generate(request.model_dump(mode="json", exclude_none=True), WAIT_S))
         _refuse_failed(generation)
@@ -59,19 +62,20 @@ def generate(
 
 
 def _wait(client: Client, generation: Json) -> Json:
-    with notes.status("generating …"):
-        while generation["status"] not in ENDED:
+    with notes.status("generating …") as status:
+        while generation["status"] not in FINISHED:
+            if generation["waiting_for"]:
+                status.update(f"waiting for a {generation['waiting_for']} …")
             time.sleep(POLL_S)
             generation = client.generation(generation["id"])
     return generation
 
 
 def _refuse_failed(generation: Json) -> None:
-    if generation["status"] == "succeeded":
-        return
-    failure = generation.get("failure") or {}
-    code = FailureCode(failure.get("code", FailureCode.CANCELLED))
-    raise PatinaError(code, failure.get("message"), failure.get("hint"))
+    if generation["status"] == "cancelled":
+        raise PatinaError(FailureCode.CANCELLED)
+    if generation["failure"] is not None:
+        raise from_problem({**generation["failure"], "detail": generation["failure"]["message"]})
 
 
 def _write(client: Client, generation: Json, output: Path) -> list[Path]:
@@ -84,38 +88,46 @@ def _write(client: Client, generation: Json, output: Path) -> list[Path]:
     return names
 
 
-def _request(given: dict[str, object]) -> GenerationRequest:
+def _request(given: dict[str, object], errors: list[FieldError]) -> GenerationRequest:
+    """The request; raises with the errors found before and its own."""
     try:
-        return GenerationRequest.model_validate(given)
+        request = GenerationRequest.model_validate(given)
     except ValidationError as error:
-        raise InvalidInput(field_errors(error)) from None
+        raise InvalidInput([*errors, *field_errors(error)]) from None
+    if errors:
+        raise InvalidInput(errors)
+    return request
 
 
-def _weights(words: list[str]) -> list[WeightsChoice]:
-    chosen, errors = [], []
+def _weights(words: Sequence[str], errors: list[FieldError]) -> list[WeightsChoice]:
+    chosen = []
     for word in words:
         try:
             chosen.append(parse_weights_choice(word))
         except ValidationError as error:
-            errors += field_errors(error, "/weights")
+            errors.extend(field_errors(error, "/weights"))
         except ValueError as error:
             errors.append(FieldError(pointer="/weights", message=str(error)))
-    if errors:
-        raise InvalidInput(errors)
     return chosen
 
 
-def _size(text: str | None) -> tuple[int | None, int | None]:
+def _size(text: str | None, errors: list[FieldError]) -> tuple[int | None, int | None]:
     if text is None:
         return None, None
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        raise InvalidInput(
-            [FieldError(pointer="/size", message=f"'{text}' is not WIDTHxHEIGHT, for example 1024x1024")]
-        )
+        errors.append(FieldError(pointer="/size", message=f"'{text}' is not WIDTHxHEIGHT, for example 1024x1024"))
+        return None, None
     return int(width), int(height)
 
 
 def _written(answer: Json) -> RenderableType:
-    pairs = [("written", ", ".join(answer["files"])), ("seed", answer.get("seed")), ("generation", answer["id"])]
+    used = ", ".join(f"{w['name']}@{w['version']}:{w['scale']:g}" for w in answer["weights"])
+    pairs = [
+        ("written", ", ".join(answer["files"])),
+        ("seed", answer["request"]["seed"]),
+        ("base", answer["base"]["name"]),
+        ("weights", used or None),
+        ("took", f"{answer['seconds']:.1f} s" if answer["seconds"] else None),
+    ]
     return facts(pairs)

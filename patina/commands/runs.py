@@ -104,7 +104,28 @@ def _steps(run: Json) -> str:
 
 
 def _run(run: Json) -> RenderableType:
-    return facts([("run", run["id"]), ("name", run["name"]), ("status", run["status"])])
+    failure, outcome = run["failure"], run.get("outcome") or {}
+    pairs: list[tuple[str, Any]] = [
+        ("run", run["id"]),
+        ("name", run["name"]),
+        ("status", run["status"]),
+        ("why", failure["message"] if failure else run["explanation"]),
+        ("what to do", failure["hint"] if failure else None),
+        ("step", _steps(run)),
+        ("dataset", f"{run['dataset']['name']}, version {run['dataset']['version']}"),
+        ("base", run["base"]["name"]),
+        ("recipe", " ".join([run["recipe"], *(f"{key}={value}" for key, value in run["overrides"].items())])),
+        ("weights", run["config"]["output_name"] if run["status"] == "succeeded" else None),
+        ("loss", _change(outcome.get("loss_first"), outcome.get("loss_last"))),
+        ("held-out loss", _change(outcome.get("held_out_loss_before"), outcome.get("held_out_loss_after"))),
+        ("trained in", duration(outcome["train_seconds"]) if "train_seconds" in outcome else None),
+        ("W&B", run["tracking"]),
+    ]
+    return facts(pairs)
+
+
+def _change(before: float | None, after: float | None) -> str | None:
+    return None if before is None or after is None else f"{before:.4f} → {after:.4f}"
 
 
 def _plan(plan: Json) -> RenderableType:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from contracts.failures import FieldError, InvalidInput
+from patina.client import Json
 from patina.connect import connect
 from patina.output import AsJson, facts, give, rows, short, size
 from patina.times import when
@@ -17,15 +18,15 @@ app = typer.Typer(help="Registered weights: names, versions, aliases.", no_args_
 
 @app.command("ls")
 def ls(
-    name: Annotated[str | None, typer.Argument(help="Only this name, with all its versions.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Only this name.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List weights: the newest version of each name, or every version of one."""
+    """List weights, every version, newest first."""
     with connect() as client:
         found = client.all_weights() if name is None else client.weights(name)["versions"]
     columns = ("name", "version", "aliases", "base", "run", "steps", "created")
     lines = (
-        (w["name"], w["version"], ", ".join(w["aliases"]), w["base"], w["run"], w["steps"], when(w["created_at"]))
+        (w["name"], w["version"], _aliases(w), w["base"]["name"], w["run"], w["steps"], when(w["created_at"]))
         for w in found
     )
     give(
@@ -58,3 +59,7 @@ def download(
         ("sha256", short(found["sha256"])),
     ]
     give(answer, as_json, lambda: facts(shown))
+
+
+def _aliases(weights: Json) -> str:
+    return ", ".join(f"@{alias}" for alias in weights["aliases"])

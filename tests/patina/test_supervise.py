@@ -1,0 +1,67 @@
+"""`patina up` with real processes: broker, API and workers on a home of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from patina import home
+from tests.patina.conftest import Machine, eventually
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found through /proc")
+
+EVERYONE = ("valkey-server", "api.app", "worker.light", "worker.train", "worker.generate")
+
+
+class TestUp:
+    def test_it_starts_everything_keeps_it_there_and_leaves_nothing(self, machine: Machine) -> None:
+        said = machine.up()
+        assert httpx.get(said["url"] + "/readyz").json()["status"] == "ready"
+        assert said["home"] == str(machine.home)
+        first = {name: machine.process_of(name) for name in EVERYONE}
+        assert None not in first.values()
+
+        code, problem = machine.run("up")
+        assert (code, problem["code"]) == (1, "already_running")
+        assert str(said["pid"]) in problem["detail"]
+        assert said["url"] in problem["detail"]
+
+        for name in ("worker.light", "valkey-server"):
+            killed = first[name]
+            assert killed is not None
+            os.kill(killed, signal.SIGKILL)
+            assert eventually(lambda name=name, old=killed: machine.process_of(name) not in (None, old))
+        assert eventually(lambda: httpx.get(said["url"] + "/readyz").is_success)
+
+        assert machine.end(signal.SIGINT) == 0
+        assert machine.processes() == []
+        assert home.holder(machine.home) is None
+
+    def test_after_kill_9_of_the_supervisor_a_new_start_works(self, machine: Machine) -> None:
+        machine.up()
+        machine.end(signal.SIGKILL)
+        machine.up()
+        assert {name: machine.process_of(name) is not None for name in EVERYONE} == dict.fromkeys(EVERYONE, True)
+        code, ready = machine.run("doctor")
+        assert (code, ready["healthy"]) == (0, True)
+        assert machine.end(signal.SIGTERM) == 0
+        assert machine.processes() == []
+
+
+class TestRefusals:
+    def test_a_port_in_use_is_refused_and_nothing_is_left(self, machine: Machine) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            code, problem = machine.run("up", "--port", str(server.getsockname()[1]))
+        assert (code, problem["code"]) == (1, "port_in_use")
+        assert machine.processes() == []
+
+    def test_a_home_that_cannot_be_written_is_refused(self, machine: Machine, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        code, problem = machine.run("up", "--home", str(tmp_path / "file"))
+        assert (code, problem["code"]) == (1, "home_unusable")
