@@ -1,0 +1,69 @@
+"""Matching captions to images."""
+
+from __future__ import annotations
+
+from catalog.datasets.captions import CaptionFile, ImageFile, beside, pair, stem
+from contracts.dataset import Fate
+
+LOOSE = 0
+ARCHIVE = 7
+
+
+def _image(file_id: int, name: str, image: str, scope: int = LOOSE) -> ImageFile:
+    return ImageFile(file_id, scope, name, image)
+
+
+def _sidecar(file_id: int, name: str, text: str, scope: int = LOOSE) -> CaptionFile:
+    return CaptionFile(file_id, scope, name, stem(name), False, text)
+
+
+def _line(file_id: int, target: str, text: str, scope: int = LOOSE) -> CaptionFile:
+    return CaptionFile(file_id, scope, f"metadata.jsonl:{file_id}", target, True, text)
+
+
+class TestPair:
+    def test_a_sidecar_belongs_to_the_image_of_its_name(self) -> None:
+        pairing = pair([_image(1, "a/cat.png", "CAT")], [_sidecar(2, "a/cat.txt", "a cat")])
+        assert (pairing.captions["CAT"].text, pairing.captions["CAT"].source) == ("a cat", "a/cat.txt")
+        assert pairing.fates == {2: (Fate.USED, None, "CAT")}
+
+    def test_names_in_other_folders_and_archives_are_other_names(self) -> None:
+        images = [_image(1, "a/cat.png", "CAT"), _image(2, "cat.png", "DOG", ARCHIVE)]
+        pairing = pair(images, [_sidecar(3, "cat.txt", "a cat"), _sidecar(4, "a/cat.txt", "a cat", ARCHIVE)])
+        assert pairing.captions == {}
+        assert [fate for fate, _, _ in pairing.fates.values()] == [Fate.REJECTED, Fate.REJECTED]
+
+    def test_a_line_names_its_file_with_the_extension(self) -> None:
+        images = [_image(1, "cat.png", "CAT"), _image(2, "cat.jpg", "DOG")]
+        pairing = pair(images, [_line(3, "cat.jpg", "a dog")])
+        assert {image: chosen.text for image, chosen in pairing.captions.items()} == {"DOG": "a dog"}
+
+    def test_the_newest_caption_wins_and_the_older_says_why_not(self) -> None:
+        captions = [_sidecar(2, "cat.txt", "a cat"), _line(3, "cat.png", "a red cat")]
+        pairing = pair([_image(1, "cat.png", "CAT")], captions)
+        assert pairing.captions["CAT"].text == "a red cat"
+        assert pairing.fates[2] == (Fate.DUPLICATE, "replaced by metadata.jsonl:3", "CAT")
+
+    def test_a_duplicate_picture_may_bring_the_caption(self) -> None:
+        images = [_image(1, "cat.png", "CAT"), _image(2, "copy.png", "CAT")]
+        pairing = pair(images, [_sidecar(3, "copy.txt", "a cat")])
+        assert pairing.captions["CAT"].text == "a cat"
+
+    def test_the_same_words_twice_are_called_so(self) -> None:
+        images = [_image(1, "cat.png", "CAT"), _image(2, "copy.png", "CAT")]
+        pairing = pair(images, [_sidecar(3, "cat.txt", "a cat"), _sidecar(4, "copy.txt", "a cat")])
+        assert pairing.fates[3] == (Fate.DUPLICATE, "says the same as copy.txt", "CAT")
+
+    def test_a_caption_without_image_names_what_it_looked_for(self) -> None:
+        pairing = pair([], [_sidecar(3, "cat.txt", "a cat")])
+        assert pairing.fates[3] == (Fate.REJECTED, "there is no usable image named cat", None)
+
+
+class TestNames:
+    def test_only_the_last_extension_is_one(self) -> None:
+        assert stem("a.b/cat.v2.png") == "a.b/cat.v2"
+        assert stem("cat") == "cat"
+
+    def test_a_metadata_file_names_what_lies_beside_it(self) -> None:
+        assert beside("train/metadata.jsonl", "images/cat.png") == "train/images/cat.png"
+        assert beside("metadata.jsonl", "./cat.png") == "cat.png"
