@@ -1,0 +1,226 @@
+"""Runs as their owners use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catalog.db import Database
+from catalog.jobs import Kind, Queue
+from catalog.runs import progress
+from catalog.runs import service as runs
+from contracts.events import HeldOut, StepDone
+from contracts.failures import FailureCode, InvalidInput, PatinaError
+from contracts.run import RunReason, RunRequest, RunStatus
+
+
+def _request(dataset: str, **changes: Any) -> RunRequest:
+    return RunRequest(**{"dataset": dataset, "base": "emoji", "recipe": "demo"} | changes)
+
+
+def _create(database: Database, owner: str, request: RunRequest, recipes: Path) -> runs.Run:
+    with database.session() as session:
+        return runs.create(session, owner, request, recipes)
+
+
+def _errors(caught: pytest.ExceptionInfo[InvalidInput]) -> dict[str, str]:
+    return {error.pointer: error.message for error in caught.value.errors}
+
+
+class TestCreate:
+    def test_resolves_everything_and_queues_a_job(
+        self, database: Database, make: Any, owner: str, recipes: Path, rung: list[str]
+    ) -> None:
+        base, dataset_id = make.base(), make.frozen(name="cats")
+        rung.clear()
+        run = _create(database, owner, _request("cats", overrides={"lora.rank": 8, "steps": 20}), recipes)
+        assert (run.status, run.reason) == (RunStatus.QUEUED, RunReason.WAITING)
+        assert (run.base_identity, run.dataset_id, run.dataset_version) == (base.identity, dataset_id, 1)
+        config = runs.config_of(run)
+        assert (config.lora.rank, config.steps, config.batch_size) == (8, 20, 2)
+        assert run.config_digest == config.digest()
+        assert run.plan["trainable_parameters"] == 4000 * 8
+        assert rung == ["train"]
+        claim = make.claim(Queue.TRAIN)
+        assert (claim.kind, claim.subject_id) == (Kind.TRAIN, run.id)
+
+    def test_names_runs_after_their_recipe(self, make: Any) -> None:
+        dataset_id = make.frozen()
+        assert [make.run(dataset=dataset_id).name for _ in range(2)] == ["demo-1", "demo-2"]
+
+    def test_takes_the_latest_version_unless_one_is_named(
+        self, database: Database, make: Any, owner: str, recipes: Path
+    ) -> None:
+        make.base()
+        dataset_id = make.frozen()
+        make.ingest(dataset_id, {"new.png": "new"}, {})
+        with database.session() as session:
+            runs.datasets.freeze(session, owner, dataset_id)
+        seen = [
+            _create(database, owner, _request(dataset_id, version=version), recipes).dataset_version
+            for version in (None, 1)
+        ]
+        assert seen == [2, 1]
+
+    def test_reports_every_problem_at_once(self, database: Database, make: Any, owner: str, recipes: Path) -> None:
+        request = _request(
+            "gone", base="nothing", overrides={"lora.rank": 0, "stepz": 3, "optimizer.learning_rate": "fast"}
+        )
+        with pytest.raises(InvalidInput) as caught:
+            _create(database, owner, request, recipes)
+        errors = _errors(caught)
+        assert set(errors) == {
+            "/dataset",
+            "/base",
+            "/overrides/lora.rank",
+            "/overrides/stepz",
+            "/overrides/optimizer.learning_rate",
+        }
+        assert "check the spelling" in errors["/overrides/stepz"]
+        with pytest.raises(AssertionError, match="nothing to claim"):
+            make.claim(Queue.TRAIN)
+
+    def test_an_error_of_the_recipe_itself_points_at_the_recipe(
+        self, database: Database, make: Any, owner: str, recipes: Path
+    ) -> None:
+        make.base()
+        (recipes / "odd.yaml").write_text("stepz: 3\n")
+        with pytest.raises(InvalidInput) as caught:
+            _create(database, owner, _request(make.frozen(), recipe="odd"), recipes)
+        assert list(_errors(caught)) == ["/recipe"]
+        assert "stepz" in _errors(caught)["/recipe"]
+
+    @pytest.mark.parametrize(
+        ("changes", "code"),
+        [
+            ({"recipe": "gone"}, FailureCode.UNKNOWN_RECIPE),
+            ({"base": "gone"}, FailureCode.UNKNOWN_BASE),
+            ({"dataset": "gone"}, FailureCode.NOT_FOUND),
+            ({"version": 9}, FailureCode.NOT_FOUND),
+        ],
+    )
+    def test_a_single_problem_keeps_its_code(
+        self, database: Database, make: Any, owner: str, recipes: Path, changes: dict[str, Any], code: FailureCode
+    ) -> None:
+        make.base()
+        request = _request(**{"dataset": make.frozen()} | changes)
+        with pytest.raises(PatinaError) as caught:
+            _create(database, owner, request, recipes)
+        assert caught.value.code == code
+
+    def test_a_dataset_that_was_never_frozen_says_what_to_do(
+        self, database: Database, make: Any, owner: str, recipes: Path
+    ) -> None:
+        make.base()
+        with pytest.raises(PatinaError) as caught:
+            _create(database, owner, _request(make.dataset()), recipes)
+        assert "Freeze it first" in caught.value.hint
+
+
+class TestPlan:
+    def test_creates_nothing(self, database: Database, make: Any, owner: str, recipes: Path) -> None:
+        make.base()
+        dataset_id = make.frozen()
+        with database.reading() as session:
+            planned = runs.plan(session, owner, _request(dataset_id), recipes)
+            assert runs.list_runs(session, owner).items == []
+        assert planned.images + planned.held_out_images == 3
+        assert planned.seconds_per_step is None
+
+    def test_knows_the_pace_of_the_last_run_of_the_same_shape(
+        self, database: Database, make: Any, owner: str, recipes: Path, completed: Any
+    ) -> None:
+        run, claim = make.training()
+        with database.session() as session:
+            progress.complete(session, claim, completed(step=10, train_seconds=5.0))
+        with database.reading() as session:
+            same = runs.plan(session, owner, _request(run.dataset_id), recipes)
+            other = runs.plan(session, owner, _request(run.dataset_id, overrides={"batch_size": 3}), recipes)
+        assert (same.seconds_per_step, other.seconds_per_step) == (0.5, None)
+
+
+class TestCancel:
+    def test_of_a_queued_run_is_at_once(self, database: Database, make: Any, owner: str) -> None:
+        run = make.run()
+        for _ in range(2):
+            with database.session() as session:
+                seen = runs.cancel(session, owner, run.id)
+            assert (seen.status, seen.reason) == (RunStatus.CANCELLED, RunReason.CANCELLED)
+        assert seen.finished_at is not None
+        with pytest.raises(AssertionError, match="nothing to claim"):
+            make.claim(Queue.TRAIN)
+
+    def test_of_a_working_run_tells_its_worker(self, database: Database, make: Any, owner: str) -> None:
+        run, claim = make.training()
+        with database.session() as session:
+            seen = runs.cancel(session, owner, run.id)
+        assert (seen.status, seen.reason) == (RunStatus.PREPARING, RunReason.CANCELLING)
+        with database.session() as session:
+            heartbeat = runs.jobs.heartbeat(session, claim.job_id, claim.fence, 60)
+        assert heartbeat is not None
+        assert heartbeat.cancel_requested
+
+    def test_of_a_finished_run_is_refused(self, database: Database, make: Any, owner: str, completed: Any) -> None:
+        run, claim = make.training()
+        with database.session() as session:
+            progress.complete(session, claim, completed())
+            with pytest.raises(PatinaError) as caught:
+                runs.cancel(session, owner, run.id)
+        assert caught.value.code == FailureCode.CONFLICT
+
+
+class TestAnotherOwner:
+    def test_sees_and_stops_nothing(self, database: Database, make: Any, owner: str) -> None:
+        run = make.run()
+        attempts: list[Callable[[Any], object]] = [
+            lambda session: runs.read(session, "bob", run.id),
+            lambda session: runs.cancel(session, "bob", run.id),
+            lambda session: runs.events(session, "bob", run.id),
+            lambda session: runs.metrics(session, "bob", run.id),
+            lambda session: runs.previews(session, "bob", run.id),
+        ]
+        for attempt in attempts:
+            with database.session() as session, pytest.raises(PatinaError) as caught:
+                attempt(session)
+            assert caught.value.code == FailureCode.NOT_FOUND
+        with database.reading() as session:
+            assert runs.list_runs(session, "bob").items == []
+            assert runs.read(session, owner, run.id).status == RunStatus.QUEUED
+
+    def test_cannot_train_on_what_is_not_theirs(self, database: Database, make: Any, recipes: Path) -> None:
+        make.base()
+        with pytest.raises(PatinaError) as caught:
+            _create(database, "bob", _request(make.frozen()), recipes)
+        assert caught.value.code == FailureCode.NOT_FOUND
+
+
+class TestListRuns:
+    def test_of_one_status(self, database: Database, make: Any, owner: str) -> None:
+        dataset_id = make.frozen()
+        first, second = (make.run(dataset=dataset_id) for _ in range(2))
+        with database.session() as session:
+            runs.cancel(session, owner, first.id)
+        with database.reading() as session:
+            assert [run.id for run in runs.list_runs(session, owner).items] == [second.id, first.id]
+            assert [run.id for run in runs.list_runs(session, owner, status="cancelled").items] == [first.id]
+
+
+class TestMetrics:
+    def test_a_step_done_again_counts_with_its_last_value(self, database: Database, make: Any, owner: str) -> None:
+        run, claim = make.training()
+
+        def step(number: int, loss: float) -> StepDone:
+            return StepDone(
+                at=1.0, step=number, loss=loss, loss_smooth=loss, learning_rate=1.0, grad_norm=1.0, images_per_s=1.0
+            )
+
+        said = [HeldOut(at=1.0, loss=0.9), step(1, 0.5), step(2, 0.4), step(2, 0.3), HeldOut(at=2.0, step=2, loss=0.8)]
+        with database.session() as session:
+            progress.record_events(session, claim, said, 100)
+        with database.reading() as session:
+            curves = runs.metrics(session, owner, run.id)
+        assert [(done.step, done.loss) for done in curves.steps] == [(1, 0.5), (2, 0.3)]
+        assert [(measured.step, measured.loss) for measured in curves.held_out] == [(0, 0.9), (2, 0.8)]
