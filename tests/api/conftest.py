@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from catalog.bases import service as bases
 from catalog.blobs import image_key, make_key
 from catalog.datasets import ingest
 from catalog.datasets import service as datasets
+from catalog.db import Database
 from catalog.keys import service as keys
 from catalog.registry import service as registry
 from catalog.runs import progress
@@ -40,8 +42,20 @@ def _plain_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of the newest schema, to copy: migrating one for each test costs more than most tests."""
+    file = tmp_path_factory.mktemp("template") / "patina.db"
+    database = Database(f"sqlite:///{file}")
+    database.upgrade()
+    database.close()
+    return file
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> ApiSettings:
+def settings(tmp_path: Path, migrated: Path) -> ApiSettings:
+    (tmp_path / "home").mkdir()
+    shutil.copy(migrated, tmp_path / "home" / "patina.db")
     recipes = tmp_path / "recipes"
     recipes.mkdir()
     for name, text in RECIPES.items():
