@@ -1,0 +1,141 @@
+"""The core promise of training, with real processes: whatever is killed, the run ends in the same weights, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from benchmarks.random_sdxl import write_base
+from catalog.registry.models import Weights
+from catalog.runs import service as runs
+from catalog.runs.models import Run
+from contracts.rundir import RunDir
+from sdxl.base import describe
+from tests.worker.conftest import OWNER
+from tests.worker.running import Running, running
+from tests.worker.runs import add_base, freeze_pictures, queue_run, run_of, weights_of
+from worker.processes import marked
+from worker.settings import WorkerSettings
+from worker.station import Station, open_station
+
+FAST = {"PATINA_LEASE_S": "4", "PATINA_TERM_GRACE_S": "1", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a tiny random SDXL and a frozen dataset, to be copied."""
+    folder = tmp_path_factory.mktemp("prepared")
+    base = folder / "base"
+    write_base(base, size="tiny", dtype=torch.float16)
+    station = open_station("test", settings=WorkerSettings(home=folder / "home", device="cpu"))
+    add_base(station, base, describe(base))
+    freeze_pictures(station)
+    station.close()
+    return folder / "home"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, torch.Tensor]]:
+    """The run as it goes when nobody disturbs it, and its weights."""
+    home = tmp_path_factory.mktemp("uninterrupted") / "home"
+    shutil.copytree(prepared, home)
+    station = open_station("test", settings=WorkerSettings(home=home, device="cpu"))
+    run_id = queue_run(station)
+    with running("train", home, **FAST) as worker:
+        finish(worker, station, run_id)
+        assert worker.end() == 0
+    (weights,) = weights_of(station, run_id)
+    run = run_of(station, run_id)
+    tensors = tensors_of(station, weights)
+    station.close()
+    return run, tensors
+
+
+@pytest.fixture
+def station(home: Path, prepared: Path) -> Iterator[Station]:
+    shutil.copytree(prepared, home)
+    station = open_station("test", settings=WorkerSettings(home=home, device="cpu"))
+    yield station
+    assert marked(home.resolve()) == []
+    station.close()
+
+
+def finish(worker: Running, station: Station, run_id: str) -> None:
+    ended = ("succeeded", "failed", "cancelled")
+    assert worker.wait_until(lambda: run_of(station, run_id).status in ended, 240)
+    run = run_of(station, run_id)
+    log = RunDir(station.settings.runs_dir / run_id).log
+    said = log.read_text() if log.exists() else ""
+    assert run.status == "succeeded", f"{run.failure_message}\n{said[-3000:]}\n{''.join(worker.lines[-40:])}"
+
+
+def tensors_of(station: Station, weights: Weights) -> dict[str, torch.Tensor]:
+    return load(station.blobs.get_bytes(weights.blob_key))
+
+
+def losses(station: Station, run_id: str) -> list[tuple[int, float]]:
+    with station.database.reading() as session:
+        return [(event.step, event.loss) for event in runs.metrics(session, OWNER, run_id).steps]
+
+
+def checkpoints(station: Station, run_id: str) -> list[Path]:
+    folder = RunDir(station.settings.runs_dir / run_id).checkpoints
+    return [path for path in folder.glob("step-*") if (path / "manifest.json").exists()]
+
+
+class TestKilledWorker:
+    def test_a_run_ends_in_the_same_weights_once(
+        self, station: Station, home: Path, uninterrupted: tuple[Run, dict[str, torch.Tensor]]
+    ) -> None:
+        run_id = queue_run(station)
+        with running("train", home, **FAST) as worker:
+            assert worker.wait_until(lambda: checkpoints(station, run_id), 240), "".join(worker.lines[-60:])
+            orphans = marked(home.resolve())
+            assert orphans
+            # Stopped in the middle, the orphan cannot run to its end before its successor comes.
+            for orphan in orphans:
+                os.kill(orphan.pid, signal.SIGSTOP)
+            worker.kill()
+        assert run_of(station, run_id).status == "training"
+        assert weights_of(station, run_id) == []
+        with running("train", home, **FAST) as worker:
+            finish(worker, station, run_id)
+            assert worker.end() == 0
+        expected_run, expected = uninterrupted
+        (weights,) = weights_of(station, run_id)
+        found = tensors_of(station, weights)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        run = run_of(station, run_id)
+        assert run.attempt == 2
+        assert run.outcome is not None
+        assert expected_run.outcome is not None
+        assert run.outcome["loss_last"] == expected_run.outcome["loss_last"]
+        assert [step for step, _ in losses(station, run_id)] == list(range(1, run.steps + 1))
+        manifest = json.loads(RunDir(station.settings.runs_dir / run_id).manifest.read_text())
+        assert weights.sha256 in {file["sha256"] for file in manifest["files"]}
+
+    @pytest.mark.slow
+    def test_a_worker_told_to_stop_gives_the_run_back_and_the_next_ends_in_the_same_weights(
+        self, station: Station, home: Path, uninterrupted: tuple[Run, dict[str, torch.Tensor]]
+    ) -> None:
+        run_id = queue_run(station)
+        with running("train", home, **FAST) as worker:
+            assert worker.wait_until(lambda: run_of(station, run_id).step >= 1, 240), "".join(worker.lines[-60:])
+            assert worker.end() == 0
+        run = run_of(station, run_id)
+        assert (run.status, run.reason) in {("queued", "preempted"), ("succeeded", "completed")}
+        with running("train", home, **FAST) as worker:
+            finish(worker, station, run_id)
+            assert worker.end() == 0
+        (weights,) = weights_of(station, run_id)
+        found, expected = tensors_of(station, weights), uninterrupted[1]
+        assert all(torch.equal(found[key], expected[key]) for key in expected)

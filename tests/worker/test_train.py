@@ -1,0 +1,307 @@
+"""Supervising a run: a real database, store and process; the process only says what a trainer would say."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from catalog import jobs
+from catalog.bases.models import Base
+from catalog.datasets.parquet import schema
+from catalog.db import db_now
+from catalog.jobs import Job
+from catalog.runs import service as runs
+from catalog.sweep import sweep
+from contracts.failures import FailureCode
+from contracts.rundir import RunDir
+from tests.worker.conftest import OWNER
+from tests.worker.runs import add_base, freeze_pictures, job_of, queue_run, run_of, stand_in, weights_of
+from worker import launcher, train
+from worker.doorbell import Shift
+from worker.processes import marked
+from worker.settings import WorkerSettings
+from worker.station import Station, open_station
+
+Plays = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a base and a frozen dataset, to be copied."""
+    home = tmp_path_factory.mktemp("prepared")
+    station = open_station("test", settings=WorkerSettings(home=home, device="cpu"))
+    add_base(station, home)
+    freeze_pictures(station)
+    station.close()
+    return home
+
+
+@pytest.fixture
+def station(home: Path, prepared: Path) -> Iterator[Station]:
+    shutil.copytree(prepared, home)
+    settings = WorkerSettings(
+        home=home, device="cpu", lease_s=30, heartbeat_s=0.05, stop_grace_s=1, term_grace_s=0.5, threads=1
+    )
+    station = open_station("train", settings.devices, settings)
+    yield station
+    assert marked(station.settings.home_dir) == [], "no process of an attempt may outlive its worker's interest"
+    station.close()
+
+
+@pytest.fixture
+def play(station: Station, monkeypatch: pytest.MonkeyPatch) -> Plays:
+    """Queue a run whose trainer does what the script says; returns the run's id."""
+
+    def queue(script: str, run_id: str | None = None, **changes: str) -> str:
+        run_id = run_id or queue_run(station)
+        monkeypatch.setattr(launcher, "command", stand_in(station, run_id, script, **changes))
+        return run_id
+
+    return queue
+
+
+def run_dir(station: Station, run_id: str) -> RunDir:
+    return RunDir(station.settings.runs_dir / run_id)
+
+
+def cancel(station: Station, run_id: str) -> None:
+    with station.database.session() as session:
+        runs.cancel(session, OWNER, run_id)
+
+
+def expire_leases(station: Station) -> None:
+    with station.database.session() as session:
+        session.query(Job).filter(Job.state == "leased").update({"lease_until": db_now() - 1})
+    with station.database.session() as session:
+        sweep(session)
+
+
+class TestCompletedRun:
+    def test_is_published_once_with_its_events_previews_and_log(self, station: Station, play: Plays) -> None:
+        run_id = play("print('hello from the trainer'); started(); step(1); preview('one.png'); step(2); complete()")
+        assert train.work(station, Shift())
+        run = run_of(station, run_id)
+        assert (run.status, run.step, run.attempt) == ("succeeded", 20, 1)
+        (weights,) = weights_of(station, run_id)
+        assert weights.metrics["held_out_loss"] == 0.4
+        assert weights.base_identity == "a" * 64
+        assert station.blobs.get_bytes(weights.blob_key).endswith(b"}}")
+        with station.database.reading() as session:
+            types = [event.type for event in runs.events(session, OWNER, run_id)]
+            (shown,) = runs.previews(session, OWNER, run_id)
+        assert types == ["started", "step", "preview", "step"]
+        assert station.blobs.get_bytes(shown.blob_key) == b"png one.png"
+        assert b"hello from the trainer" in station.blobs.get_bytes(str(run.log_key))
+        assert job_of(station, run_id).state == "done"
+        assert not train.work(station, Shift()), "there is nothing left to do"
+
+    def test_gets_its_configuration_and_its_pictures(self, station: Station, play: Plays) -> None:
+        run_id = play("complete()")
+        train.work(station, Shift())
+        folder = run_dir(station, run_id)
+        assert yaml.safe_load(folder.config.read_text()) == run_of(station, run_id).config
+        assert (folder.dataset / "data.parquet").is_file()
+        assert "image" in schema().names
+
+    def test_that_died_before_publishing_is_published_without_training_again(
+        self, station: Station, play: Plays, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_id = play("step(1); complete()")
+        with monkeypatch.context() as patched:
+            patched.setattr(train, "publish", _crash)
+            with pytest.raises(KeyboardInterrupt):
+                train.work(station, Shift())
+        expire_leases(station)
+        play("raise SystemExit('must not be started')", run_id)
+        assert train.work(station, Shift())
+        assert run_of(station, run_id).status == "succeeded"
+        assert len(weights_of(station, run_id)) == 1
+
+    def test_whose_file_names_another_base_is_refused_with_both(self, station: Station, play: Plays) -> None:
+        run_id = play("complete(identity='c' * 64)")
+        train.work(station, Shift())
+        run = run_of(station, run_id)
+        assert (run.status, run.failure_code) == ("failed", FailureCode.BASE_MISMATCH)
+        assert "a" * 64 in str(run.failure_message)
+        assert "c" * 64 in str(run.failure_message)
+        assert weights_of(station, run_id) == []
+
+
+class TestCancel:
+    def test_stops_the_trainer_by_its_control_file(self, station: Station, play: Plays) -> None:
+        run_id = play("started(); wait_for_stop(); end(state='stopped', step=3)")
+        _while_it_trains(station, run_id, lambda: cancel(station, run_id))
+        assert run_of(station, run_id).status == "cancelled"
+        assert job_of(station, run_id).state == "cancelled"
+        assert run_dir(station, run_id).control("stop").exists(), "the stand-in leaves it; the trainer takes it away"
+
+    def test_ends_a_trainer_that_does_not_listen(self, station: Station, play: Plays) -> None:
+        run_id = play("signal.signal(signal.SIGTERM, signal.SIG_IGN); started(); time.sleep(600)")
+        _while_it_trains(station, run_id, lambda: cancel(station, run_id))
+        assert run_of(station, run_id).status == "cancelled"
+
+    def test_reaches_processes_in_sessions_of_their_own(self, station: Station, play: Plays) -> None:
+        run_id = play(
+            """
+            import subprocess
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+            started(); wait_for_stop(); end(state="stopped", step=1)
+            """
+        )
+        _while_it_trains(station, run_id, lambda: cancel(station, run_id))
+        assert run_of(station, run_id).status == "cancelled"
+
+
+class TestDrain:
+    def test_gives_the_run_back_after_a_checkpoint_without_counting_a_failure(
+        self, station: Station, play: Plays
+    ) -> None:
+        run_id = play("started(); step(1); wait_for_stop(); end(state='stopped', step=1)")
+        shift = Shift()
+        _while_it_trains(station, run_id, shift.drain, shift)
+        run, job = run_of(station, run_id), job_of(station, run_id)
+        assert (run.status, run.reason) == ("queued", "preempted")
+        assert (job.state, job.failures, job.preemptions) == ("queued", 0, 1)
+
+    def test_the_next_attempt_goes_on_in_the_same_directory_and_says_nothing_twice(
+        self, station: Station, play: Plays
+    ) -> None:
+        run_id = play("started(); step(1); wait_for_stop(); end(state='stopped', step=1)")
+        shift = Shift()
+        _while_it_trains(station, run_id, shift.drain, shift)
+        play("assert not stop_asked(); started(1); step(2); complete()", run_id)
+        train.work(station, Shift())
+        run = run_of(station, run_id)
+        assert (run.status, run.attempt) == ("succeeded", 2)
+        with station.database.reading() as session:
+            said = [(event.type, event.step) for event in runs.events(session, OWNER, run_id)]
+        assert said == [("started", 0), ("step", 1), ("started", 0), ("step", 2)]
+
+
+class TestFailure:
+    def test_said_by_the_trainer_is_shown(self, station: Station, play: Plays) -> None:
+        run_id = play(
+            "end(state='failed', step=4, code='nan_loss', message='Not a number.', hint='Lower it.', retryable=False)"
+        )
+        train.work(station, Shift())
+        run = run_of(station, run_id)
+        assert (run.status, run.failure_code, run.failure_hint) == ("failed", FailureCode.NAN_LOSS, "Lower it.")
+
+    def test_of_a_silent_death_is_tried_again_then_given_up(self, station: Station, play: Plays) -> None:
+        run_id = play("os.kill(os.getpid(), 9)")
+        for attempt in range(1, jobs.MAX_FAILURES + 1):
+            assert train.work(station, Shift())
+            assert job_of(station, run_id).attempts == attempt
+        run = run_of(station, run_id)
+        assert (run.status, run.failure_code) == ("failed", FailureCode.WORKER_LOST)
+        assert not train.work(station, Shift())
+
+    def test_an_old_outcome_is_not_taken_for_a_new_one(self, station: Station, play: Plays) -> None:
+        run_id = play("end(state='failed', step=1, code='internal', message='x', hint='y', retryable=True)")
+        train.work(station, Shift())
+        play("pass", run_id)
+        train.work(station, Shift())
+        assert job_of(station, run_id).failures == 2
+        play("complete()", run_id)
+        train.work(station, Shift())
+        assert run_of(station, run_id).status == "succeeded"
+
+    def test_of_a_base_that_is_gone_is_said_before_anything_starts(self, station: Station, play: Plays) -> None:
+        run_id = play("complete()")
+        with station.database.session() as session:
+            session.query(Base).update({"source": "/nowhere/at/all"})
+        train.work(station, Shift())
+        run = run_of(station, run_id)
+        assert (run.status, run.failure_code) == ("failed", FailureCode.BASE_UNREADABLE)
+        assert "tiny-base" in str(run.failure_message)
+        assert "/nowhere" not in str(run.failure_message), "where a base lies is not for users"
+
+    def test_an_unknown_error_shows_a_reference_and_not_itself(
+        self, station: Station, play: Plays, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_id = play("complete()")
+
+        def broken(launch: object) -> None:
+            raise RuntimeError("secret detail")
+
+        monkeypatch.setattr(launcher, "start", broken)
+        for _ in range(jobs.MAX_FAILURES):
+            train.work(station, Shift())
+        run = run_of(station, run_id)
+        assert (run.status, run.failure_code) == ("failed", FailureCode.INTERNAL)
+        assert run.failure_reference
+        assert "secret" not in str(run.failure_message) + str(run.failure_hint)
+
+
+class TestLease:
+    def test_lost_means_the_trainer_is_killed_and_nothing_is_written(self, station: Station, play: Plays) -> None:
+        run_id = play("started(); step(1); wait_for_stop(); complete()")
+        _while_it_trains(station, run_id, lambda: expire_leases(station))
+        run = run_of(station, run_id)
+        assert (run.status, run.reason) == ("queued", "worker_lost")
+        assert weights_of(station, run_id) == []
+        assert not run_dir(station, run_id).outcome.exists()
+
+    def test_an_orphan_of_an_expired_lease_is_ended_before_the_next_attempt(
+        self, station: Station, play: Plays, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_id = play("signal.signal(signal.SIGTERM, signal.SIG_IGN); started(); time.sleep(600)")
+        real = launcher.start
+        with monkeypatch.context() as patched:
+            patched.setattr(launcher, "start", lambda launch: _crash(real(launch)))
+            with pytest.raises(KeyboardInterrupt):
+                train.work(station, Shift())
+        (orphan,) = marked(station.settings.home_dir)
+        train.end_leftovers(station)
+        assert marked(station.settings.home_dir) == [orphan], "its lease may still be somebody's"
+        expire_leases(station)
+        play("complete()", run_id)
+        train.work(station, Shift())
+        assert run_of(station, run_id).status == "succeeded"
+        assert marked(station.settings.home_dir) == []
+
+    def test_two_workers_start_one_trainer(self, station: Station, play: Plays) -> None:
+        run_id = play("(run / f'started-{os.getpid()}').touch(); complete()")
+        threads = [threading.Thread(target=train.work, args=(station, Shift())) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(list(run_dir(station, run_id).root.glob("started-*"))) == 1
+        assert len(weights_of(station, run_id)) == 1
+
+
+class TestDevices:
+    def test_a_second_run_waits_for_the_only_device(self, station: Station, play: Plays) -> None:
+        first = play("started(); wait_for_stop(); end(state='stopped', step=1)")
+        second = queue_run(station)
+        seen: list[str] = []
+
+        def look() -> None:
+            assert not train.work(station, Shift()), "the only device is taken"
+            seen.append(run_of(station, second).status)
+            cancel(station, first)
+
+        _while_it_trains(station, first, look)
+        assert seen == ["queued"]
+
+
+def _while_it_trains(station: Station, run_id: str, then: Callable[[], object], shift: Shift | None = None) -> None:
+    """Work in a thread; when the run is training do ``then``, and wait for the end of the work."""
+    thread = threading.Thread(target=train.work, args=(station, shift or Shift()))
+    thread.start()
+    while thread.is_alive() and run_of(station, run_id).status != "training":
+        thread.join(0.05)
+    then()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def _crash(*_: object) -> Any:
+    raise KeyboardInterrupt
