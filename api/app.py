@@ -20,6 +20,7 @@ from api.deps import Parts
 from api.errors import problems
 from api.routes import bases, datasets, generations, health, images, recipes, runs, weights
 from api.settings import ApiSettings
+from api.uploads import remove_leftovers
 from broker.ring import ring
 from broker.settings import BrokerSettings
 from catalog.blobs import BlobStore
@@ -89,6 +90,7 @@ def _prepare(parts: Parts) -> None:
         raise PatinaError(
             FailureCode.HOME_UNUSABLE, f"{parts.settings.folder} cannot be written: {error.strerror}."
         ) from None
+    remove_leftovers(parts.settings.uploads)
     parts.database.upgrade()
     if parts.settings.loopback_only:
         return

@@ -74,6 +74,11 @@ class ApiSettings(BaseSettings):
         return self.home.expanduser().absolute()
 
     @property
+    def uploads(self) -> Path:
+        """Where files lie while they arrive."""
+        return self.folder / "tmp"
+
+    @property
     def database(self) -> str:
         """The database's URL."""
         return self.database_url or f"sqlite:///{self.folder / 'patina.db'}"

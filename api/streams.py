@@ -36,11 +36,14 @@ class Reading:
     """Whether further entries wait already."""
 
 
-async def follow(read: Callable[[int], Reading], after: int, poll_s: float) -> AsyncIterator[ServerSentEvent]:
+async def follow(
+    read: Callable[[int], Reading], after: int, poll_s: float, closing: anyio.Event
+) -> AsyncIterator[ServerSentEvent]:
     """Every entry after ``after`` with its number as id, and a ``status`` event whenever the status changes.
 
-    Ends when the run has ended and everything it said was sent; the last event is the final status. Reading
-    happens in a thread; a client that goes away cancels this at its next wait.
+    Ends when the run has ended and everything it said was sent: then the last event is the final status. Ends
+    without it when ``closing`` is set, because the server stops. Reading happens in a thread; a client that goes
+    away cancels this at its next wait.
     """
     told: str | None = None
     while True:
@@ -56,7 +59,10 @@ async def follow(read: Callable[[int], Reading], after: int, poll_s: float) -> A
         if reading.ended:
             yield ServerSentEvent(data=reading.status_json, event="status")
             return
-        await anyio.sleep(poll_s)
+        with anyio.move_on_after(poll_s):
+            await closing.wait()
+        if closing.is_set():
+            return
 
 
 def last_event_id(header: str | None) -> int:

@@ -6,11 +6,13 @@ unreadable (not multipart, over the request's limits) refuses all of it, and the
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +28,8 @@ WRITE_BYTES = 1 << 20
 """Bytes gathered from the wire before a thread parses and writes them."""
 
 MAX_NAME_CHARACTERS = 255
+PREFIX = "upload-"
+LEFTOVER_AFTER_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,20 @@ class Received:
     problem: PatinaError | None = None
 
 
-@contextmanager
+@contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """A folder for the files of one request, gone afterwards."""
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="upload-", dir=parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent) as folder:
         yield Path(folder)
+
+
+def remove_leftovers(parent: Path, older_than_s: float = LEFTOVER_AFTER_S) -> None:
+    """Remove what uploads of processes that were killed left behind; younger ones may still be going on."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process may end its upload meanwhile
+            if time.time() - folder.stat().st_mtime > older_than_s:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 async def receive_files(request: Request, folder: Path, limits: UploadLimits) -> list[Received]:

@@ -87,10 +87,10 @@ async def upload_files(dataset: str, request: Request, here: Here, owner: Owner)
     Names may be relative paths (`set/cat.png`), so that captions find their images. When no file at all can be
     accepted, the answer is a problem.
     """
-    await run_in_threadpool(read_dataset, dataset, here, owner)
-    with temporary_folder(here.settings.folder / "tmp") as folder:
+    known = await run_in_threadpool(read_dataset, dataset, here, owner)
+    with temporary_folder(here.settings.uploads) as folder:
         received = await receive_files(request, folder, here.settings.upload_limits)
-        answer = await run_in_threadpool(take_in, here, owner, dataset, received)
+        answer = await run_in_threadpool(take_in, here, owner, known.id, received)
     refuse_empty_upload(answer)
     return answer
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import IO, Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from sse_starlette.sse import EventSourceResponse
@@ -25,6 +26,9 @@ from contracts.run import FINISHED, RunRequest, RunStatus
 router = APIRouter(prefix="/runs", tags=["runs"])
 
 EVENTS_A_READ = 500
+CLOSING_GRACE_S = 2.0
+"""Time streams have to end in good order when the server stops."""
+
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Events, until the run has ended."}
 }
@@ -108,8 +112,13 @@ async def follow_run(
     now = await run_in_threadpool(read, after)
     if last_seen and now.ended and not now.entries:
         return Response(status_code=204)
-    stream = follow(read, after, here.settings.poll_s)
-    return EventSourceResponse(stream, ping=here.settings.stream_ping_s)
+    closing = anyio.Event()
+    return EventSourceResponse(
+        follow(read, after, here.settings.poll_s, closing),
+        ping=here.settings.stream_ping_s,
+        shutdown_event=closing,
+        shutdown_grace_period=CLOSING_GRACE_S,
+    )
 
 
 @router.get("/{run}/metrics", summary="Loss curves of a run", responses=problems(FailureCode.NOT_FOUND))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import anyio
 import pytest
 
 from api.streams import Entry, Reading, follow, last_event_id
@@ -17,7 +18,7 @@ def entry(seq: int) -> Entry:
 
 def collect(read: Callable[[int], Reading], after: int = 0) -> list[tuple[str | None, str | None]]:
     async def run() -> list[tuple[str | None, str | None]]:
-        return [(event.event, event.id) async for event in follow(read, after, 0.001)]
+        return [(event.event, event.id) async for event in follow(read, after, 0.001, anyio.Event())]
 
     return asyncio.run(run())
 
@@ -48,7 +49,7 @@ class TestFollow:
             return Reading([], status, status, ended=status == "failed", more=False)
 
         async def run() -> list[str]:
-            return [str(event.data) async for event in follow(read, 0, 0.001)]
+            return [str(event.data) async for event in follow(read, 0, 0.001, anyio.Event())]
 
         assert asyncio.run(run()) == ["queued", "training", "failed"]
 
@@ -57,6 +58,20 @@ class TestFollow:
             return Reading([entry(after + 1)], "succeeded", "{}", ended=True, more=after < 2)
 
         assert collect(read) == [("step", "1"), ("step", "2"), ("step", "3"), ("status", None)]
+
+
+class TestClosing:
+    def test_a_server_that_stops_ends_the_stream_without_waiting(self) -> None:
+        async def run() -> list[str | None]:
+            closing = anyio.Event()
+            told = []
+            read = lambda after: Reading([], "training", "{}", ended=False, more=False)  # noqa: E731 - one line says it
+            async for event in follow(read, 0, 3600, closing):
+                told.append(event.event)
+                closing.set()
+            return told
+
+        assert asyncio.run(run()) == ["status"]
 
 
 class TestLastEventId:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from api.errors import ProblemMiddleware
-from api.uploads import WRITE_BYTES, UploadLimits, clean_name, receive_files, temporary_folder
+from api.uploads import (
+    WRITE_BYTES,
+    UploadLimits,
+    clean_name,
+    receive_files,
+    remove_leftovers,
+    temporary_folder,
+)
 
 LIMITS = UploadLimits(request_bytes=5_000_000, file_bytes=2_500_000, files=4)
 BOUNDARY = "frontier"
@@ -98,6 +106,17 @@ class TestFiles:
     def test_nothing_stays_in_the_temporary_folder(self, client: TestClient, spool: Path) -> None:
         send(client, files(("a.png", b"a")))
         assert list(spool.iterdir()) == []
+
+
+class TestLeftovers:
+    def test_only_what_is_old_is_removed(self, tmp_path: Path) -> None:
+        old, young = tmp_path / "upload-old", tmp_path / "upload-young"
+        for folder in (old, young):
+            folder.mkdir()
+            (folder / "000000").write_bytes(b"x")
+        os.utime(old, (0, 0))
+        remove_leftovers(tmp_path)
+        assert sorted(tmp_path.iterdir()) == [young]
 
 
 class TestRefusals:
