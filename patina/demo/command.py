@@ -125,7 +125,7 @@ def _told_by_the_run(run: Json, version: Json) -> dict[str, Any]:
     return {
         "run": run["id"],
         "weights": f"{version['name']}@{version['version']}",
-        "base_identity": version["base_identity"],
+        "base_identity": version["base"]["identity"],
         "images": run["plan"]["images"],
         "steps": run["steps"],
         "train_seconds": round(outcome["train_seconds"], 1),
