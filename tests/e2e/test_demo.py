@@ -12,10 +12,25 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-KEYS = (
-    "run weights base_identity images steps train_seconds loss_first loss_last heldout_loss_before"
-    " heldout_loss_after judge_accuracy style_base style_lora content_base content_lora wandb_dir generate_seconds"
-).split()
+KEYS = [
+    "run",
+    "weights",
+    "base_identity",
+    "images",
+    "steps",
+    "train_seconds",
+    "loss_first",
+    "loss_last",
+    "heldout_loss_before",
+    "heldout_loss_after",
+    "judge_accuracy",
+    "style_base",
+    "style_lora",
+    "content_base",
+    "content_lora",
+    "wandb_dir",
+    "generate_seconds",
+]
 
 
 @pytest.fixture(scope="module")
