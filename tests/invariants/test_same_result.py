@@ -1,0 +1,223 @@
+"""Configurations that must end in the same weights: bit for bit, or within rounding where sums are regrouped.
+
+Each runs the real command line. `finished` is the run the others are held against.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from contracts import events
+from contracts.events import Event
+from contracts.rundir import Completed, RunDir, Stopped
+from tests.trainer.tiny import (
+    command,
+    environment,
+    events_of,
+    launch,
+    make_recipe,
+    outcome_of,
+    same,
+    train,
+    weights_of,
+)
+from trainer.report import EventFile
+
+QUIET = {"preview__prompts": [], "held_out__every_steps": None}
+
+
+class TestBitForBit:
+    def test_encoding_anew_at_each_use_without_previews_equals_the_cached_run(
+        self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, **QUIET)
+        assert train(recipe, tmp_path / "run", cache_dir, "--no-cache") == 0
+        assert same(weights_of(tmp_path / "run"), weights_of(finished))
+
+    def test_two_gloo_ranks_equal_two_accumulated_batches(
+        self, finished: Path, base_dir: Path, pictures: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, gradient_accumulation_steps=1)
+        words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        cold = tmp_path / "cache"
+        done = launch(
+            [*words, *command(recipe, tmp_path / "run", cold)],
+            environment(ACCELERATE_USE_CPU="true", GLOO_SOCKET_IFNAME="lo"),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (started,) = (event for event in events_of(tmp_path / "run") if isinstance(event, events.Started))
+        assert started.processes == 2
+        assert same(weights_of(tmp_path / "run"), weights_of(finished))
+        assert losses(tmp_path / "run") == losses(finished)
+        one, two = outcome_of(finished), outcome_of(tmp_path / "run")
+        assert isinstance(one, Completed)
+        assert isinstance(two, Completed)
+        assert one.held_out_loss_after == two.held_out_loss_after
+
+    def test_killed_at_a_random_moment_and_started_again(
+        self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        kill_once(recipe, tmp_path / "run", cache_dir, random.Random())
+        assert train(recipe, tmp_path / "run", cache_dir) == 0
+        assert same(weights_of(tmp_path / "run"), weights_of(finished))
+
+    @pytest.mark.slow
+    def test_killed_again_and_again_saves_included(
+        self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        for _ in range(5):
+            kill_once(recipe, tmp_path / "run", cache_dir, random.Random())
+        assert train(recipe, tmp_path / "run", cache_dir) == 0
+        assert same(weights_of(tmp_path / "run"), weights_of(finished))
+
+    @pytest.mark.parametrize("how", ["control file", "SIGTERM", "Ctrl-C"])
+    def test_stopped_on_request_and_started_again(
+        self,
+        how: str,
+        finished: Path,
+        base_dir: Path,
+        pictures: Path,
+        cache_dir: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        run_dir = RunDir(tmp_path / "run")
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, **QUIET)
+        write = EventFile.__call__
+
+        def asking(self: EventFile, event: Event) -> None:
+            write(self, event)
+            if isinstance(event, events.StepDone) and event.step == 2:
+                request(how, run_dir)
+
+        monkeypatch.setattr(EventFile, "__call__", asking)
+        assert train(recipe, run_dir.root, cache_dir) == 0
+        # Asked while step 2 was being recorded: step 3 is finished, then all is saved.
+        assert outcome_of(run_dir.root) == Stopped(step=3)
+        assert not run_dir.control("stop").exists()
+        monkeypatch.undo()
+        assert train(recipe, run_dir.root, cache_dir) == 0
+        started = [event for event in events_of(run_dir.root) if isinstance(event, events.Started)]
+        assert [(event.first_step, event.exact) for event in started] == [(0, True), (3, True)]
+        assert same(weights_of(run_dir.root), weights_of(finished))
+
+    def test_going_on_from_the_checkpoint_before_a_damaged_one(
+        self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        run_dir = RunDir(tmp_path / "run")
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, **QUIET)
+        assert train(recipe, run_dir.root, cache_dir) == 0
+        run_dir.manifest.unlink()
+        newest = max(run_dir.checkpoints.iterdir()) / "weights.safetensors"
+        newest.write_bytes(newest.read_bytes()[:-7])
+        assert train(recipe, run_dir.root, cache_dir) == 0
+        warned = [event.message for event in events_of(run_dir.root) if isinstance(event, events.Warned)]
+        assert any("step-00000006 is not used" in message for message in warned)
+        assert same(weights_of(run_dir.root), weights_of(finished))
+
+
+class TestWithinRounding:
+    @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+    def test_one_batch_of_four_and_four_of_one_after_thirty_steps(
+        self, prediction: str, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        found = []
+        for batch, accumulated in ((4, 1), (1, 4)):
+            run = tmp_path / f"run-{batch}"
+            recipe = make_recipe(
+                tmp_path / f"{batch}.yaml", base_dir, pictures,
+                steps=30, batch_size=batch, gradient_accumulation_steps=accumulated, loss__prediction_type=prediction,
+                checkpoint__every_steps=None, optimizer__learning_rate=1e-3, **QUIET,
+            )  # fmt: skip
+            assert train(recipe, run, cache_dir) == 0
+            found.append((torch.cat([t.flatten() for t in weights_of(run).values()]), losses(run)))
+        (first, first_losses), (second, second_losses) = found
+        assert torch.linalg.vector_norm(first - second) / torch.linalg.vector_norm(first) < 1e-4
+        # Differences have no side: a drift would show in their mean.
+        assert abs(sum(a - b for a, b in zip(first_losses, second_losses, strict=True))) / 30 < 1e-5
+        assert first_losses == pytest.approx(second_losses, rel=1e-4)
+
+
+class TestResumingElsewhere:
+    def test_says_that_it_is_not_exact(self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path) -> None:
+        run_dir = RunDir(tmp_path / "run")
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=3, **QUIET)
+        run_dir.root.mkdir()
+        (run_dir.root / "control").mkdir()
+        run_dir.control("stop").touch()
+        run_dir.control("preview").touch()
+        assert train(recipe, run_dir.root, cache_dir) == 0
+        assert outcome_of(run_dir.root) == Stopped(step=1)
+        torch.set_num_threads(2)
+        try:
+            assert train(recipe, run_dir.root, cache_dir) == 0
+        finally:
+            torch.set_num_threads(1)
+        *_, started = (event for event in events_of(run_dir.root) if isinstance(event, events.Started))
+        assert (started.first_step, started.exact) == (1, False)
+        assert any(
+            "threads was 1, is 2" in event.message
+            for event in events_of(run_dir.root)
+            if isinstance(event, events.Warned)
+        )
+
+    def test_refuses_another_seed_and_names_it(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        run_dir = RunDir(tmp_path / "run")
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=3, **QUIET)
+        (run_dir.root / "control").mkdir(parents=True)
+        run_dir.control("stop").touch()
+        assert train(recipe, run_dir.root, cache_dir) == 0
+        assert train(recipe, run_dir.root, cache_dir, "seed=4") == 1
+        assert "seed was 3, is 4" in run_dir.outcome.read_text()
+
+
+class TestAccelerateLaunch:
+    def test_trains_the_same_weights(
+        self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, **QUIET)
+        configured = Path(__file__).parents[2] / "configs" / "accelerate" / "cpu.yaml"
+        words = ["-m", "accelerate.commands.launch", "--config_file", str(configured)]
+        done = launch([*words, *command(recipe, tmp_path / "run", cache_dir)], environment())
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert same(weights_of(tmp_path / "run"), weights_of(finished))
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [event.loss for event in events_of(run_dir) if isinstance(event, events.StepDone)]
+
+
+def request(how: str, run_dir: RunDir) -> None:
+    if how == "control file":
+        run_dir.control("stop").touch()
+    else:
+        os.kill(os.getpid(), signal.SIGTERM if how == "SIGTERM" else signal.SIGINT)
+
+
+def kill_once(recipe: Path, run_dir: Path, cache_dir: Path, chance: random.Random) -> None:
+    """Start a trainer, wait for a step to be recorded, and kill -9 it a random moment later."""
+    path = RunDir(run_dir).events
+    before = path.read_text().count('"type":"step"') if path.exists() else 0
+    child = subprocess.Popen([sys.executable, *command(recipe, run_dir, cache_dir)], env=environment())
+    try:
+        while child.poll() is None:
+            if path.exists() and path.read_text().count('"type":"step"') > before:
+                time.sleep(chance.random() * 0.3)
+                break
+            time.sleep(0.01)
+    finally:
+        child.kill()
+        child.wait()

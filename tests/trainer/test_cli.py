@@ -1,0 +1,69 @@
+"""The command line: refuses before torch is loaded, plans, and says what it does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contracts.rundir import Failed, RunDir
+from tests.trainer.tiny import environment, make_recipe, outcome_of
+from trainer.cli import main
+from trainer.folder import only_trainer
+
+
+class TestRefusals:
+    def test_a_wrong_recipe_is_refused_before_torch_is_loaded_and_recorded(self, tmp_path: Path) -> None:
+        recipe = tmp_path / "r.yaml"
+        recipe.write_text("steps: -1\nprecison: bf16\n")
+        (tmp_path / "run").mkdir()
+        code = (
+            "import sys; from trainer.cli import main; status = main(sys.argv[1:]);"
+            "assert not {'torch', 'diffusers', 'accelerate'} & set(sys.modules); sys.exit(status)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(recipe), "--run-dir", str(tmp_path / "run")],
+            env=environment(), capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 1, done.stderr
+        for words in ("steps:", "precison: there is no such setting", "paths.base_dir", "paths.dataset_dir"):
+            assert words in done.stderr
+        outcome = outcome_of(tmp_path / "run")
+        assert isinstance(outcome, Failed)
+        assert outcome.code == "invalid_input"
+        assert "precison" in outcome.message
+
+    def test_a_run_directory_in_use_is_refused(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        with only_trainer(RunDir(tmp_path / "run")):
+            assert main([str(recipe), "--run-dir", str(tmp_path / "run"), "--cache-dir", str(cache_dir)]) == 1
+        assert "Another trainer works" in capsys.readouterr().err
+        assert not (tmp_path / "run" / "outcome.json").exists()
+
+    def test_a_run_directory_that_cannot_be_made_is_refused(
+        self, base_dir: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        (tmp_path / "file").touch()
+        assert main([str(recipe), "--run-dir", str(tmp_path / "file" / "run")]) == 1
+        assert "cannot be written" in capsys.readouterr().err
+
+
+class TestPlan:
+    def test_says_what_a_run_takes(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        words = ["plan", str(recipe), "--cache-dir", str(cache_dir)]
+        assert main([*words, "--json", "--processes", "2"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        assert (plan["images"], plan["held_out_images"], plan["global_batch"]) == (7, 2, 8)
+        assert plan["buckets"] == {"48x80": 3, "64x64": 4}
+        assert plan["seconds_per_step"] is None
+        assert main(words) == 0
+        assert "unknown: probe" in capsys.readouterr().out

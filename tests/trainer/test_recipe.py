@@ -1,0 +1,50 @@
+"""Recipes: everything wrong with one is said at once, and nothing is taken on trust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contracts.failures import InvalidInput
+from trainer.recipe import as_yaml, read_recipe
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "recipe.yaml"
+    file.write_text(text)
+    return file
+
+
+class TestReadRecipe:
+    def test_says_every_mistake_at_once(self, tmp_path: Path) -> None:
+        file = write(
+            tmp_path,
+            "steps: 0\nlora: {rnak: 4}\npaths: {base_dir: /nowhere/at/all, datset_dir: x}\n",
+        )
+        with pytest.raises(InvalidInput) as caught:
+            read_recipe(file, ["batch_size=none", "nonsense"])
+        pointers = {error.pointer for error in caught.value.errors}
+        assert pointers == {
+            "/steps", "/lora/rnak", "/batch_size", "", "/paths/base_dir", "/paths/datset_dir", "/paths/dataset_dir",
+        }  # fmt: skip
+
+    def test_arguments_win_over_the_file(self, tmp_path: Path) -> None:
+        file = write(tmp_path, "lora: {rank: 4}\npaths: {base_dir: /nowhere, dataset_dir: /nowhere}\n")
+        recipe = read_recipe(file, ["lora.rank=8", "data.flip=true"], base_dir=tmp_path, dataset_dir=tmp_path)
+        assert (recipe.config.lora.rank, recipe.config.data.flip) == (8, True)
+        assert recipe.base_dir == tmp_path
+
+    @pytest.mark.parametrize("text", ["a: [", "- a\n- b\n", "just words"])
+    def test_refuses_what_is_no_mapping(self, tmp_path: Path, text: str) -> None:
+        with pytest.raises(InvalidInput, match=r"recipe\.yaml"):
+            read_recipe(write(tmp_path, text), base_dir=tmp_path, dataset_dir=tmp_path)
+
+    def test_names_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidInput, match="No such file"):
+            read_recipe(tmp_path / "none.yaml", base_dir=tmp_path, dataset_dir=tmp_path)
+
+    def test_reads_back_what_it_writes(self, tmp_path: Path) -> None:
+        recipe = read_recipe(write(tmp_path, "trigger_word: 'é style'"), base_dir=tmp_path, dataset_dir=tmp_path)
+        again = read_recipe(write(tmp_path, as_yaml(recipe.config)), base_dir=tmp_path, dataset_dir=tmp_path)
+        assert again.config == recipe.config

@@ -1,0 +1,56 @@
+"""Events: whole lines only, also after a kill; words for a person beside them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from contracts import events
+from contracts.events import EVENT
+from trainer.report import EventFile, Report, Terminal
+
+
+class TestEventFile:
+    def test_cuts_off_a_torn_line_and_goes_on(self, tmp_path: Path) -> None:
+        path = tmp_path / "events.jsonl"
+        whole = events.Warned(at=1.0, message="é").model_dump_json() + "\n"
+        path.write_text(whole + '{"type": "warn')
+        file = EventFile(path)
+        file(events.Warned(at=2.0, message="after"))
+        file.close()
+        lines = path.read_text().splitlines()
+        assert [EVENT.validate_json(line).at for line in lines] == [1.0, 2.0]
+
+    def test_a_line_is_there_as_soon_as_it_is_said(self, tmp_path: Path) -> None:
+        file = EventFile(tmp_path / "events.jsonl")
+        Report(file).warn("now")
+        assert "now" in (tmp_path / "events.jsonl").read_text()
+        file.close()
+
+
+class TestTerminal:
+    def test_shows_loss_speed_and_time_left_on_a_terminal(self) -> None:
+        shown = io.StringIO()
+        terminal = Terminal(Console(file=shown, force_terminal=True, width=120), steps=10)
+        for step in (1, 2):
+            terminal(
+                events.StepDone(
+                    at=step, step=step, loss=0.5, loss_smooth=0.25, learning_rate=1, grad_norm=1, images_per_s=3.0
+                )
+            )
+        terminal.close()
+        for words in ("0.2500", "3.0 images/s", "10"):
+            assert words in shown.getvalue()
+
+    def test_writes_plain_lines_elsewhere(self) -> None:
+        shown = io.StringIO()
+        terminal = Terminal(Console(file=shown, force_terminal=False, width=40), steps=10)
+        terminal(events.Started(at=0, steps=10, first_step=4, images=1, held_out_images=0, trainable_parameters=5,
+                                processes=1, device="cpu", exact=False))  # fmt: skip
+        terminal(events.Finished(at=1, step=10, state="failed", message="no [red]markup[/red]"))
+        terminal.close()
+        assert "resuming after step 4" in shown.getvalue()
+        assert "[red]" in shown.getvalue()
+        assert "\x1b" not in shown.getvalue()

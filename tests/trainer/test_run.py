@@ -1,0 +1,193 @@
+"""A run through the real command line: what it leaves behind, and what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import trainer.run
+from contracts import events
+from contracts.adapter import AdapterHeader
+from contracts.rundir import Completed, Environment, Failed, Manifest, RunDir
+from sdxl.base import identity, load_base
+from tests.trainer.tiny import events_of, make_recipe, outcome_of, same, train, weights_of
+from trainer.files import manifest_entry
+
+
+class TestTheRunDirectory:
+    def test_has_every_file_of_the_contract_and_a_manifest_that_verifies(self, finished: Path) -> None:
+        run_dir = RunDir(finished)
+        manifest = Manifest.model_validate_json(run_dir.manifest.read_bytes())
+        named = {entry.path for entry in manifest.files}
+        assert named >= {"weights/tiny.safetensors", "previews/step-00000000-00.png", "previews/step-00000006-00.png"}
+        assert all(manifest_entry(finished, finished / entry.path) == entry for entry in manifest.files)
+        assert Environment.model_validate_json(run_dir.environment.read_bytes()).threads == 1
+        assert not list(finished.rglob(".tmp-*"))
+
+    def test_keeps_as_many_checkpoints_as_asked(self, finished: Path) -> None:
+        kept = sorted(path.name for path in RunDir(finished).checkpoints.iterdir())
+        assert kept == ["step-00000005", "step-00000006"]
+
+    def test_ends_with_what_was_learned(self, finished: Path) -> None:
+        outcome = outcome_of(finished)
+        assert isinstance(outcome, Completed)
+        assert outcome.step == 6
+        assert outcome.held_out_loss_before is not None
+        assert outcome.held_out_loss_after != outcome.held_out_loss_before
+        assert outcome.tracking == "off"
+
+    def test_says_every_step_measurement_and_preview_in_order(self, finished: Path) -> None:
+        said = events_of(finished)
+        steps = [event for event in said if isinstance(event, events.StepDone)]
+        assert [event.step for event in steps] == [1, 2, 3, 4, 5, 6]
+        assert [event.step for event in said if isinstance(event, events.HeldOut)] == [0, 3, 6]
+        assert [event.step for event in said if isinstance(event, events.Preview)] == [0, 3, 6]
+        assert [event.learning_rate for event in steps[:2]] == [0.01, 0.01]
+        assert isinstance(said[-1], events.Finished)
+        (started,) = (event for event in said if isinstance(event, events.Started))
+        assert (started.images, started.held_out_images, started.processes) == (7, 2, 1)
+
+
+class TestTheWeights:
+    def test_carry_a_header_that_says_what_they_belong_to(self, finished: Path, base_dir: Path) -> None:
+        with safe_open(finished / "weights" / "tiny.safetensors", framework="pt") as file:
+            header = AdapterHeader.from_metadata(file.metadata())
+        assert header is not None
+        manifest = Manifest.model_validate_json(RunDir(finished).manifest.read_bytes())
+        assert header.base_identity == identity(base_dir)[0] == manifest.base_identity
+        assert header.trigger_word == "tok style"
+        assert header.config_digest == manifest.config_digest
+        assert header.dataset_version == manifest.dataset_digest
+        assert (header.rank, header.alpha, header.steps) == (4, 8.0, 6)
+
+    def test_every_layer_was_trained(self, finished: Path) -> None:
+        ups = {name: tensor for name, tensor in weights_of(finished).items() if ".lora_B." in name}
+        assert len(ups) > 50
+        assert all(tensor.abs().max() > 0 for tensor in ups.values())
+
+
+class TestWhatMoves:
+    def test_the_adapter_moves_and_the_base_does_not(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gathered = []
+        gather = trainer.run.gather
+        monkeypatch.setattr(trainer.run, "gather", lambda *a: gathered.append(gather(*a)) or gathered[0])
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=2, preview__prompts=[])
+        assert train(recipe, tmp_path / "run", cache_dir) == 0
+        model = gathered[0].objective.model
+        model.bank.detach()
+        before = load_base(base_dir, dtype=torch.float32, components={"unet"}).unet.state_dict()
+        assert same(before, model.base.unet.state_dict())
+
+    def test_full_training_moves_the_whole_unet_and_saves_its_own_keys(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(
+            tmp_path / "r.yaml",
+            base_dir,
+            pictures,
+            method="full",
+            steps=2,
+            precision="bf16",
+            optimizer__learning_rate=1e-3,
+        )
+        assert train(recipe, tmp_path / "run", cache_dir) == 0
+        before = load_base(base_dir, dtype=torch.float32, components={"unet"}).unet.state_dict()
+        after = weights_of(tmp_path / "run")
+        assert after.keys() == before.keys()
+        still = [name for name in after if torch.equal(after[name], before[name])]
+        assert len(still) < len(after) / 10
+        assert all(tensor.dtype == torch.float32 for tensor in after.values())
+
+
+class TestBf16:
+    def test_trains_fp32_adapters_over_a_bf16_base_with_checkpointing(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(
+            tmp_path / "r.yaml", base_dir, pictures, precision="bf16", gradient_checkpointing=True, steps=2
+        )
+        assert train(recipe, tmp_path / "run", cache_dir) == 0
+        checkpoint = tmp_path / "run" / "checkpoints" / "step-00000002"
+        for group in ("weights", "first_moments", "second_moments"):
+            assert {tensor.dtype for tensor in load_file(checkpoint / f"{group}.safetensors").values()} == {
+                torch.float32
+            }
+
+
+class TestFailures:
+    def test_an_unknown_error_shows_a_reference_and_keeps_its_words_to_the_log(
+        self,
+        base_dir: Path,
+        pictures: Path,
+        cache_dir: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def broken(*arguments: object) -> None:
+            raise RuntimeError("secret words")
+
+        monkeypatch.setattr(trainer.run, "gather", broken)
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        assert train(recipe, tmp_path / "run", cache_dir) == 1
+        outcome = outcome_of(tmp_path / "run")
+        assert isinstance(outcome, Failed)
+        assert outcome.reference is not None
+        shown = "".join(capsys.readouterr()) + outcome.model_dump_json() + RunDir(tmp_path / "run").events.read_text()
+        assert outcome.reference in shown
+        assert "secret words" not in shown
+        logged = RunDir(tmp_path / "run").log.read_text()
+        assert outcome.reference in logged
+        assert "secret words" in logged
+
+    def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(
+            tmp_path / "r.yaml", base_dir, pictures,
+            optimizer__learning_rate=1.0, lora__alpha=1e18, optimizer__max_grad_norm=None, preview__prompts=[],
+        )  # fmt: skip
+        assert train(recipe, tmp_path / "run", cache_dir) == 1
+        outcome = outcome_of(tmp_path / "run")
+        assert isinstance(outcome, Failed)
+        assert outcome.code == "nan_loss"
+        newest = max((tmp_path / "run" / "checkpoints").iterdir())
+        assert all(tensor.isfinite().all() for tensor in load_file(newest / "weights.safetensors").values())
+
+    def test_a_data_set_with_broken_files_names_all_of_them(
+        self, base_dir: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "bad"
+        folder.mkdir()
+        (folder / "a.png").write_bytes(b"no picture")
+        (folder / "b.jpg").write_bytes(b"nor this")
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, folder)
+        assert train(recipe, tmp_path / "run", cache_dir) == 1
+        outcome = outcome_of(tmp_path / "run")
+        assert isinstance(outcome, Failed)
+        assert outcome.code == "dataset_unreadable"
+        assert "a.png" in outcome.message
+        assert "b.jpg" in outcome.message
+
+
+class TestStartingAgain:
+    def test_a_complete_run_says_so_and_is_left_alone(
+        self, finished: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+        assert train(finished.parent / "recipe.yaml", finished, cache_dir) == 0
+        assert "already complete" in capsys.readouterr().out
+        assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+    def test_a_complete_run_refuses_another_configuration_and_keeps_its_outcome(
+        self, finished: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert train(finished.parent / "recipe.yaml", finished, cache_dir, "seed=4") == 1
+        assert "seed: was 3, is 4" in capsys.readouterr().err
+        assert isinstance(outcome_of(finished), Completed)

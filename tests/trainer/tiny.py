@@ -1,0 +1,107 @@
+"""Factories: a tiny random SDXL, a handful of pictures, and runs of the real command line on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from contracts.events import EVENT, Event
+from contracts.rundir import OUTCOME, Outcome, RunDir
+from trainer.cli import main
+
+SETTINGS: dict[str, Any] = {
+    "steps": 6,
+    "batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "precision": "fp32",
+    "seed": 3,
+    "trigger_word": "tok style",
+    "output_name": "tiny",
+    "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.1},
+    "optimizer": {"learning_rate": 0.01, "warmup_steps": 1},
+    "data": {"flip": True, "caption_dropout": 0.3},
+    "checkpoint": {"every_steps": 1, "keep": 2},
+    "preview": {"prompts": ["a cat"], "sampling_steps": 2, "every_steps": 3},
+    "held_out": {"every_steps": 3, "timesteps": 2},
+    "tracking": {"enabled": False},
+}
+"""Every part of the trainer at work, in a few small steps."""
+
+
+def make_pictures(folder: Path, *, train: int = 7, held_out: int = 2) -> Path:
+    """An imagefolder of noise in two aspects, so that there are two buckets and short batches."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = np.random.default_rng(0)
+    lines = []
+    for number in range(train + held_out):
+        width, height = (64, 64) if number % 3 else (48, 80)
+        pixels = drawn.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        image.save(folder / f"{number}.png")
+        split = "train" if number < train else "held_out"
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": f"picture {number}", "split": split}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def make_recipe(file: Path, base: Path, pictures: Path, **changes: Any) -> Path:
+    """SETTINGS with ``changes`` (dotted keys with __ for the dot), as a recipe that says where things are."""
+    settings = json.loads(json.dumps(SETTINGS))
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        node = settings
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    settings["paths"] = {"base_dir": str(base), "dataset_dir": str(pictures)}
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def train(recipe: Path, run_dir: Path, cache_dir: Path, *more: str) -> int:
+    """The command line, in this process."""
+    return main([str(recipe), "--run-dir", str(run_dir), "--cache-dir", str(cache_dir), *more])
+
+
+def command(recipe: Path, run_dir: Path, cache_dir: Path) -> list[str]:
+    """The command line's words after whatever launches it."""
+    return ["-m", "trainer", str(recipe), "--run-dir", str(run_dir), "--cache-dir", str(cache_dir)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a trainer in its own process: one thread, no network, no W&B key."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "PATINA", "ACCELERATE"))}
+    return kept | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"} | more
+
+
+def launch(words: list[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], env=dict(env), capture_output=True, text=True, timeout=240)
+
+
+def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
+    (file,) = (run_dir / "weights").glob("*.safetensors")
+    return load_file(file)
+
+
+def events_of(run_dir: Path) -> list[Event]:
+    return [EVENT.validate_json(line) for line in RunDir(run_dir).events.read_text().splitlines()]
+
+
+def outcome_of(run_dir: Path) -> Outcome:
+    return OUTCOME.validate_json(RunDir(run_dir).outcome.read_bytes())
+
+
+def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
