@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from patina import home
-from tests.patina.conftest import Machine, eventually
+from tests.machine import Machine, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found through /proc")
 
