@@ -18,6 +18,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import JSON, BigInteger, Connection, Double, Engine, Integer, MetaData, Text, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.sql.expression import FunctionElement
@@ -127,6 +128,16 @@ class Database:
 def ring(session: Session, queue: str) -> None:
     """Tell the workers of ``queue``, after the commit, that there is work."""
     session.info.setdefault("rings", {})[str(queue)] = True
+
+
+def add_unique(session: Session, row: Base) -> bool:
+    """Add a row; False, and nothing changed, when another transaction has just taken its unique name or number."""
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:
+        return False
+    return True
 
 
 def new_id(prefix: str) -> str:

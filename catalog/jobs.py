@@ -19,8 +19,8 @@ from catalog.db import Base, Row, db_now, ring
 
 MAX_FAILURES = 3
 
-ALSO_RUNG = {"train": ("train", "generate")}
-"""Queues whose workers may have waited for the device a finished job of this queue held."""
+ALSO_RUNG = {"train": ("train", "generate"), "light": ("light",)}
+"""Queues whose workers may have come in vain while a job of this queue held its device or its subject."""
 
 
 class Queue(StrEnum):

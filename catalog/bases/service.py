@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from catalog import jobs
 from catalog.bases import repository
 from catalog.bases.models import Base
-from catalog.db import SHARED_OWNER, new_id
+from catalog.db import SHARED_OWNER, add_unique, new_id
 from catalog.paging import DEFAULT_LIMIT, Page, page
 from contracts.base import BaseDescription
 from contracts.failures import FailureCode, PatinaError
@@ -146,7 +146,8 @@ def _claim_name(session: Session, name: str, source: str, licence: str | None, i
     base = repository.by_name(session, SHARED_OWNER, name)
     if base is None:
         base = Base(id=new_id("base"), owner=SHARED_OWNER, name=name, status=BaseStatus.ADDING, source=source)
-        session.add(base)
+        if not add_unique(session, base):
+            raise PatinaError(FailureCode.CONFLICT, f"The name '{name}' is being added at this moment.")
     elif base.identity is not None and base.identity != identity:
         raise PatinaError(
             FailureCode.CONFLICT,

@@ -61,6 +61,7 @@ class DatasetImage(Base):
     """One image of a dataset, by its identity, with the caption chosen for it."""
 
     __tablename__ = "dataset_images"
+    __table_args__ = (Index("ix_dataset_images_image", "owner", "image"),)
 
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
     image: Mapped[str] = mapped_column(primary_key=True)

@@ -19,7 +19,7 @@ from catalog.datasets.ingest import kind_of, settle
 from catalog.datasets.models import Dataset, DatasetFile, DatasetVersion
 from catalog.datasets.repository import Counts
 from catalog.datasets.versions import VersionImage, assemble, current_image, frozen_image
-from catalog.db import new_id
+from catalog.db import add_unique, new_id
 from catalog.paging import DEFAULT_LIMIT, Page, page
 from contracts.dataset import DatasetStatus, DatasetSummary, Fate, summarise
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
@@ -58,12 +58,10 @@ def create(session: Session, owner: str, name: str) -> DatasetView:
     if not NAME.fullmatch(name):
         message = "use up to 64 lowercase letters, digits, '.', '_' and '-', beginning with a letter or digit"
         raise InvalidInput([FieldError(pointer="/name", message=message)])
-    if repository.find(session, owner, name) is not None:
+    dataset = Dataset(id=new_id("ds"), owner=owner, name=name)
+    if repository.find(session, owner, name) is not None or not add_unique(session, dataset):
         message = f"There is a dataset named '{name}' already."
         raise PatinaError(FailureCode.CONFLICT, message, "Upload to it, or choose another name.")
-    dataset = Dataset(id=new_id("ds"), owner=owner, name=name)
-    session.add(dataset)
-    session.flush()
     return _view(dataset, Counts(0, 0, False))
 
 

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from catalog import jobs
 from catalog.bases.models import Base
-from catalog.db import new_id
+from catalog.db import add_unique, new_id
 from catalog.paging import DEFAULT_LIMIT, Page, page
 from catalog.registry import repository
 from catalog.registry.models import Weights, WeightsAlias
@@ -84,12 +83,8 @@ def publish(session: Session, claim: jobs.Claim, publication: Publication) -> We
             bytes=publication.bytes,
             blob_key=publication.blob_key,
         )
-        try:
-            with session.begin_nested():
-                session.add(weights)
-        except IntegrityError:
-            continue  # another run took this version number meanwhile
-        return weights
+        if add_unique(session, weights):  # else another run took this version number meanwhile
+            return weights
     raise PatinaError(FailureCode.CONFLICT, f"Too many runs publish '{header.name}' at once.")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from catalog.db import SHARED_OWNER, db_now, ring
+from catalog.db import SHARED_OWNER, add_unique, db_now, ring
 from catalog.jobs import Claim, Queue, claim
 from catalog.workers import repository
 from catalog.workers.models import DeviceSlot, Worker
@@ -68,8 +68,9 @@ def register_host(session: Session, host: str, devices: Sequence[Device]) -> Non
     for index, device in enumerate(devices):
         slot = known.pop(index, None)
         if slot is None:
-            slot = DeviceSlot(owner=SHARED_OWNER, host=host, index=index)
-            session.add(slot)
+            # Workers of one host start together; whoever comes second finds the slot made.
+            made = DeviceSlot(owner=SHARED_OWNER, host=host, index=index, device=device.name)
+            slot = made if add_unique(session, made) else repository.slots(session, host)[index]
         slot.device, slot.memory_bytes = device.name, device.memory_bytes
     for surplus in known.values():
         session.delete(surplus)

@@ -24,7 +24,7 @@ from catalog.datasets import service as datasets
 from catalog.datasets.ingest import DecodedImage
 from catalog.db import Base as Table
 from catalog.db import Database
-from catalog.jobs import Claim, Kind, Queue
+from catalog.jobs import Claim, Queue
 from catalog.registry import service as registry
 from catalog.registry.models import Weights
 from catalog.runs import progress
@@ -198,9 +198,10 @@ def recipes(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def rung() -> list[str]:
+def rung(bells: list[str]) -> list[str]:
     """Queues whose bell was rung, in order."""
-    return []
+    bells.clear()
+    return bells
 
 
 @pytest.fixture(scope="session")
@@ -236,30 +237,42 @@ def postgres_url() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
-def postgres_upgraded(postgres_url: str) -> str:
-    database = Database(postgres_url)
-    database.upgrade()
-    database.close()
-    return postgres_url
-
-
 @pytest.fixture
 def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A file of the test's own."""
     return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'patina.db')}"
+
+
+@pytest.fixture(scope="session")
+def bells() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="session")
+def sqlite_database(sqlite_template: Path, bells: list[str]) -> Iterator[Database]:
+    database = Database(f"sqlite:///{sqlite_template}", bells.append)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_url: str, bells: list[str]) -> Iterator[Database]:
+    database = Database(postgres_url, bells.append)
+    database.upgrade()
+    yield database
+    database.close()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest, rung: list[str]) -> Iterator[Database]:
-    """An empty database with the newest schema, of either kind."""
-    fixture = "sqlite_url" if request.param == "sqlite" else "postgres_upgraded"
-    database = Database(request.getfixturevalue(fixture), rung.append)
+    """An empty database of either kind; one engine serves all tests, so that statements are compiled once."""
+    database: Database = request.getfixturevalue(f"{request.param}_database")
     yield database
-    if request.param == "postgres":
-        with database.engine.begin() as connection:
-            tables = ", ".join(table.name for table in Table.metadata.sorted_tables)
-            connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
-    database.close()
+    with database.engine.begin() as connection:
+        if request.param == "sqlite":
+            connection.execute(text("PRAGMA defer_foreign_keys=ON"))  # rows that name rows of their own table
+        for table in reversed(Table.metadata.sorted_tables):
+            connection.execute(table.delete())
 
 
 @pytest.fixture
@@ -270,11 +283,6 @@ def make(database: Database, recipes: Path) -> Make:
 @pytest.fixture
 def owner() -> str:
     return OWNER
-
-
-@pytest.fixture
-def train_kind() -> str:
-    return Kind.TRAIN
 
 
 def _postgres_binaries() -> Path:

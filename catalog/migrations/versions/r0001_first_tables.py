@@ -163,6 +163,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["file_id"], ["dataset_files.id"], name="fk_dataset_images_file_id_dataset_files"),
         sa.PrimaryKeyConstraint("dataset_id", "image", name="pk_dataset_images"),
     )
+    op.create_index("ix_dataset_images_image", "dataset_images", ["owner", "image"])
     op.create_table(
         "dataset_version_rows",
         *columns(TEXT, "owner", "version_id"),

@@ -34,6 +34,16 @@ class TestCreate:
                 datasets.create(session, owner, "cats")
         assert caught.value.code == FailureCode.CONFLICT
 
+    def test_refuses_a_name_that_was_taken_at_this_moment(
+        self, database: Database, owner: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(datasets.repository, "find", lambda *_: None)
+        with database.session() as session:
+            datasets.create(session, owner, "cats")
+            with pytest.raises(PatinaError) as caught:
+                datasets.create(session, owner, "cats")
+        assert caught.value.code == FailureCode.CONFLICT
+
     @pytest.mark.parametrize("name", ["", "Cats", "a b", "../x", "-x", "x" * 65, "a\n"])
     def test_refuses_what_is_not_a_name(self, database: Database, owner: str, name: str) -> None:
         with database.session() as session, pytest.raises(InvalidInput) as caught:

@@ -59,6 +59,17 @@ class TestPublish:
         assert [make.weights().version for _ in range(3)] == [1, 2, 3]
         assert make.weights(name="other").version == 1
 
+    def test_two_runs_at_once_get_two_versions(
+        self, database: Database, make: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make.weights()
+        _, claim = make.training()
+        answers = iter([0, 1])  # the first is from before the other run's commit
+        monkeypatch.setattr(registry.repository, "last_version", lambda *_: next(answers))
+        with database.session() as session:
+            assert registry.publish(session, claim, _publication(make)).version == 2
+        assert next(answers, None) is None
+
     def test_a_file_of_another_base_is_refused(self, database: Database, make: Any) -> None:
         _, claim = make.training()
         with database.session() as session, pytest.raises(PatinaError) as caught:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from catalog import jobs
 from catalog.db import Database
@@ -55,6 +55,16 @@ class TestRegisterHost:
             assert workers.device_of(session, HOST, 1) == "cuda:1"
         assert sorted(slots) == [(HOST, 0, "cuda:0", 80), (HOST, 1, "cuda:1", 80), ("host-b", 0, "cpu", None)]
 
+    def test_by_two_workers_at_once_makes_the_slots_once(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        known = workers.repository.slots
+        answers = iter([[]])  # the first look is from before the other worker's commit
+        monkeypatch.setattr(workers.repository, "slots", lambda *args: next(answers, None) or known(*args))
+        with database.session() as session:
+            workers.register_host(session, HOST, [Device("cuda:0")])
+        assert _holders(database) == [None]
+
     def test_again_keeps_what_is_held_and_drops_what_is_gone(self, database: Database, queued: None) -> None:
         with database.session() as session:
             workers.register_host(session, HOST, [Device("cpu"), Device("cpu")])
@@ -75,9 +85,8 @@ class TestClaimWithDevice:
     def test_leaves_the_job_waiting_when_every_device_is_held(self, database: Database) -> None:
         _claim(database)
         assert _claim(database) is None
-        with database.session() as session:
-            job = session.get(jobs.Job, 2)
-        assert job is not None
+        with database.reading() as session:
+            job = session.scalars(select(jobs.Job).where(jobs.Job.subject_id == "run_2")).one()
         assert (job.state, job.fence, job.attempts) == (JobState.QUEUED, 0, 0)
 
     def test_another_host_has_devices_of_its_own(self, database: Database) -> None:
