@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.orm import Session
@@ -37,6 +38,28 @@ class Interrupted(Exception):
     """The worker is draining; the rest is for the next attempt."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One attempt at an ingest job and what it works with."""
+
+    station: Station
+    decoder: Decoder
+    lease: Lease
+    draining: threading.Event
+
+    def check(self) -> None:
+        """Called before each file and each member of an archive.
+
+        Raises:
+            LeaseLost: another attempt has the job.
+            Interrupted: the worker is draining.
+        """
+        if self.lease.lost.is_set():
+            raise jobs.LeaseLost(f"job {self.lease.claim.job_id}")
+        if self.draining.is_set():
+            raise Interrupted
+
+
 def read_uploads(station: Station, decoder: Decoder, lease: Lease, draining: threading.Event) -> None:
     """Look into every pending file, then give captions to images and end the job.
 
@@ -45,17 +68,15 @@ def read_uploads(station: Station, decoder: Decoder, lease: Lease, draining: thr
         Interrupted: the worker is draining.
     """
     claim = lease.claim
+    reading = Reading(station, decoder, lease, draining)
     while True:
-        if lease.lost.is_set():
-            raise jobs.LeaseLost(f"job {claim.job_id}")
-        if draining.is_set():
-            raise Interrupted
+        reading.check()
         with station.database.session() as session:
             files = ingest.pending_files(session, claim, BATCH_FILES)
             if not files:
                 ingest.finish(session, claim)
                 return
-        fates = [(file, _look_into(station, decoder, claim, file)) for file in files]
+        fates = [(file, _look_into(reading, file)) for file in files]
         with station.database.session() as session:
             for _, write in fates:
                 write(session)
@@ -65,69 +86,71 @@ def read_uploads(station: Station, decoder: Decoder, lease: Lease, draining: thr
                 station.blobs.delete(file.blob_key)
 
 
-def _look_into(station: Station, decoder: Decoder, claim: jobs.Claim, file: DatasetFile) -> Fate:
+def _look_into(reading: Reading, file: DatasetFile) -> Fate:
     """Read one file and say what is to be written about it."""
+    reading.check()
     readers = {"image": _image, "caption": _caption, "metadata": _metadata, "archive": _archive}
     reader = readers.get(file.kind)
     if reader is None:
-        return _rejected(claim, file, "not a picture (.png .jpg .jpeg .webp), caption (.txt .caption) or .zip")
-    if file.blob_key is None or not station.blobs.exists(file.blob_key):
-        return _rejected(claim, file, "the uploaded file is not in the store any more; upload it again")
-    return reader(station, decoder, claim, file, file.blob_key)
+        return _rejected(reading, file, "not a picture (.png .jpg .jpeg .webp), caption (.txt .caption) or .zip")
+    if file.blob_key is None or not reading.station.blobs.exists(file.blob_key):
+        return _rejected(reading, file, "the uploaded file is not in the store any more; upload it again")
+    return reader(reading, file, file.blob_key)
 
 
-def _image(station: Station, decoder: Decoder, claim: jobs.Claim, file: DatasetFile, key: str) -> Fate:
-    if station.blobs.size(key) > MAX_FILE_BYTES:
-        return _rejected(claim, file, f"larger than {MAX_FILE_BYTES // 1024**2} MB")
-    answer = decoder.decode(station.blobs.get_bytes(key))
+def _image(reading: Reading, file: DatasetFile, key: str) -> Fate:
+    if reading.station.blobs.size(key) > MAX_FILE_BYTES:
+        return _rejected(reading, file, f"larger than {MAX_FILE_BYTES // 1024**2} MB")
+    answer = reading.decoder.decode(reading.station.blobs.get_bytes(key))
     if isinstance(answer, Refused):
-        return _rejected(claim, file, answer.reason)
-    stored = image_key(claim.owner, answer.identity)
-    if not station.blobs.exists(stored):
-        station.blobs.put_bytes(stored, answer.png)
+        return _rejected(reading, file, answer.reason)
+    stored = image_key(reading.lease.claim.owner, answer.identity)
+    if not reading.station.blobs.exists(stored):
+        reading.station.blobs.put_bytes(stored, answer.png)
     decoded = DecodedImage(answer.identity, answer.width, answer.height, stored)
-    return lambda session: ingest.record_image(session, claim, file.id, decoded)
+    return lambda session: ingest.record_image(session, reading.lease.claim, file.id, decoded)
 
 
-def _caption(station: Station, decoder: Decoder, claim: jobs.Claim, file: DatasetFile, key: str) -> Fate:
-    if station.blobs.size(key) > MAX_CAPTION_FILE_BYTES:
-        return _rejected(claim, file, "too large for a caption")
-    text = sidecar_text(station.blobs.get_bytes(key))
+def _caption(reading: Reading, file: DatasetFile, key: str) -> Fate:
+    if reading.station.blobs.size(key) > MAX_CAPTION_FILE_BYTES:
+        return _rejected(reading, file, "too large for a caption")
+    text = sidecar_text(reading.station.blobs.get_bytes(key))
     if text is None:
-        return _rejected(claim, file, "not UTF-8 text")
-    return lambda session: ingest.record_caption(session, claim, file.id, text)
+        return _rejected(reading, file, "not UTF-8 text")
+    return lambda session: ingest.record_caption(session, reading.lease.claim, file.id, text)
 
 
-def _metadata(station: Station, decoder: Decoder, claim: jobs.Claim, file: DatasetFile, key: str) -> Fate:
-    if station.blobs.size(key) > MAX_METADATA_BYTES:
-        return _rejected(claim, file, f"larger than {MAX_METADATA_BYTES // 1024**2} MB")
-    lines = metadata_lines(station.blobs.get_bytes(key))
+def _metadata(reading: Reading, file: DatasetFile, key: str) -> Fate:
+    if reading.station.blobs.size(key) > MAX_METADATA_BYTES:
+        return _rejected(reading, file, f"larger than {MAX_METADATA_BYTES // 1024**2} MB")
+    lines = metadata_lines(reading.station.blobs.get_bytes(key))
     if not lines:
-        return _rejected(claim, file, "it has no lines")
-    return lambda session: ingest.record_metadata(session, claim, file.id, lines)
+        return _rejected(reading, file, "it has no lines")
+    return lambda session: ingest.record_metadata(session, reading.lease.claim, file.id, lines)
 
 
-def _archive(station: Station, decoder: Decoder, claim: jobs.Claim, file: DatasetFile, key: str) -> Fate:
+def _archive(reading: Reading, file: DatasetFile, key: str) -> Fate:
     found: list[Member] = []
     try:
-        with station.blobs.open(key) as stream:
+        with reading.station.blobs.open(key) as stream:
             for index, member in enumerate(members(stream, Limits())):
+                reading.check()
                 name = tidy_name(member.name)
                 if member.data is None:
                     found.append(Member(name, 0, None, member.refused))
                     continue
                 # Named after the archive and the place in it: a second attempt writes over the first one's.
                 inside = make_key(f"{key}.{index}")
-                station.blobs.put_bytes(inside, member.data)
+                reading.station.blobs.put_bytes(inside, member.data)
                 found.append(Member(name, len(member.data), inside))
     except NotAnArchive as error:
         reason = str(error)
-        return _rejected(claim, file, reason)
+        return _rejected(reading, file, reason)
     if not found:
-        return _rejected(claim, file, "the archive is empty")
-    return lambda session: ingest.record_members(session, claim, file.id, found)
+        return _rejected(reading, file, "the archive is empty")
+    return lambda session: ingest.record_members(session, reading.lease.claim, file.id, found)
 
 
-def _rejected(claim: jobs.Claim, file: DatasetFile, reason: str) -> Fate:
-    log.info("ingest.rejected", dataset=claim.subject_id, file=file.id, reason=reason)
-    return lambda session: ingest.reject(session, claim, file.id, reason)
+def _rejected(reading: Reading, file: DatasetFile, reason: str) -> Fate:
+    log.info("ingest.rejected", dataset=reading.lease.claim.subject_id, file=file.id, reason=reason)
+    return lambda session: ingest.reject(session, reading.lease.claim, file.id, reason)

@@ -18,6 +18,7 @@ import yaml
 
 from contracts.rundir import RunDir
 from worker.processes import end_marked, marks
+from worker.settings import visible_gpus
 
 ROOT = Path(__file__).parents[1]
 SECRET_PREFIXES = ("PATINA_", "AWS_", "ACCELERATE_", "FSDP_", "CELERY_")
@@ -107,9 +108,9 @@ def kill(trainer: Trainer) -> None:
 
 def command(launch: Launch) -> list[str]:
     """The command line; every launcher setting is said, so that nobody's own default can change a run."""
-    cuda = _cuda_indices(launch)
-    processes = max(len(cuda), 1)
-    where = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else [] if cuda else ["--cpu"]
+    gpus = _gpus(launch)
+    processes = max(len(gpus), 1)
+    where = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else [] if gpus else ["--cpu"]
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", str(launch.run_dir.root / "accelerate.yaml")),
@@ -127,14 +128,14 @@ def command(launch: Launch) -> list[str]:
 
 def accelerate_config(launch: Launch) -> dict[str, object]:
     """The launcher's configuration file: with one of its own it never looks for the user's."""
-    cuda = _cuda_indices(launch)
+    gpus = _gpus(launch)
     return {
         "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "MULTI_GPU" if len(cuda) > 1 else "NO",
+        "distributed_type": "MULTI_GPU" if len(gpus) > 1 else "NO",
         "mixed_precision": "no",
         "num_machines": 1,
-        "num_processes": max(len(cuda), 1),
-        "use_cpu": not cuda,
+        "num_processes": max(len(gpus), 1),
+        "use_cpu": not gpus,
     }
 
 
@@ -143,15 +144,17 @@ def environment(launch: Launch) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(SECRET_PREFIXES)}
     return kept | {
         **marks(launch.attempt, launch.home),
-        "CUDA_VISIBLE_DEVICES": ",".join(_cuda_indices(launch)),
+        "CUDA_VISIBLE_DEVICES": ",".join(_gpus(launch)),
         "OMP_NUM_THREADS": str(launch.threads),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
 
 
-def _cuda_indices(launch: Launch) -> list[str]:
-    return [device.removeprefix("cuda:") for device in launch.devices if device.startswith("cuda:")]
+def _gpus(launch: Launch) -> list[str]:
+    """The leased GPUs as CUDA_VISIBLE_DEVICES names them; torch counts only those it names."""
+    gpus = visible_gpus()
+    return [gpus[int(device.removeprefix("cuda:"))] for device in launch.devices if device.startswith("cuda:")]
 
 
 def _signal_group(trainer: Trainer, number: signal.Signals) -> None:

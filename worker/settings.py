@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -45,7 +45,7 @@ class WorkerSettings(BaseSettings):
     sweep_s: float = Field(default=5.0, gt=0)
     """Seconds between looks for work nobody rang for."""
 
-    stop_grace_s: float = Field(default=120.0, gt=0)
+    stop_grace_s: float = Field(default=90.0, gt=0)
     """How long a trainer may take to save a checkpoint when it is asked to stop."""
 
     term_grace_s: float = Field(default=20.0, gt=0)
@@ -59,6 +59,12 @@ class WorkerSettings(BaseSettings):
 
     batch: int = Field(default=8, ge=1)
     """How many generations one claim takes at most, and how many pictures are made at once."""
+
+    @model_validator(mode="after")
+    def _beats_in_time(self) -> Self:
+        if self.heartbeat_s is not None and self.heartbeat_s > self.lease_s / 3:
+            raise ValueError(f"PATINA_HEARTBEAT_S must be at most a third of PATINA_LEASE_S ({self.lease_s / 3:g})")
+        return self
 
     @property
     def home_dir(self) -> Path:
@@ -106,9 +112,16 @@ class WorkerSettings(BaseSettings):
 
 
 def nvidia_devices(dev: Path = Path("/dev")) -> tuple[str, ...]:
-    """The host's NVIDIA devices, counted without loading CUDA: a process that starts trainers must not hold one."""
+    """The host's NVIDIA devices as torch counts them, found without loading CUDA.
+
+    A process that starts trainers must not hold a device itself, and so cannot ask CUDA.
+    """
+    return tuple(f"cuda:{index}" for index in range(len(visible_gpus(dev))))
+
+
+def visible_gpus(dev: Path = Path("/dev")) -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES would have to say for each of them: an index or a UUID."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return tuple(f"cuda:{part.strip()}" for part in visible.split(",") if part.strip() not in ("", "-1"))
-    found = sorted(int(p.name.removeprefix("nvidia")) for p in dev.glob("nvidia[0-9]*"))
-    return tuple(f"cuda:{index}" for index in found)
+        return tuple(part.strip() for part in visible.split(",") if part.strip() not in ("", "-1"))
+    return tuple(sorted((path.name.removeprefix("nvidia") for path in dev.glob("nvidia[0-9]*")), key=int))

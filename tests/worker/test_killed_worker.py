@@ -117,10 +117,11 @@ class TestKilledWorker:
         assert [step for step, _ in losses(station, run_id)] == list(range(1, run.steps + 1))
 
     @pytest.mark.slow
+    @pytest.mark.timeout(900)
     def test_told_to_stop_it_gives_the_run_back_and_the_next_ends_in_the_same_weights(
         self, station: Station, home: Path, tmp_path: Path
     ) -> None:
-        run_id = queue_run(station, {"steps": 400})
+        run_id = queue_run(station, {"steps": 150, "checkpoint.every_steps": None})
         with running("train", home, **FAST) as worker:
             assert worker.wait_until(lambda: run_of(station, run_id).step >= 1, 240), "".join(worker.lines[-60:])
             assert worker.end() == 0

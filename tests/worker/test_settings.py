@@ -1,0 +1,44 @@
+"""A worker's settings and what follows from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker.settings import WorkerSettings, nvidia_devices
+
+
+class TestDefaults:
+    def test_everything_is_under_the_home(self, home: Path) -> None:
+        settings = WorkerSettings()
+        assert settings.database == f"sqlite:///{home}/patina.db"
+        assert settings.storage == f"file://{home}/blobs"
+        assert settings.cache_dir == home / "cache"
+
+    def test_a_heartbeat_has_two_more_chances_before_the_lease_is_lost(self) -> None:
+        assert WorkerSettings(lease_s=60).heartbeat_every_s == 20
+        assert WorkerSettings(lease_s=60, heartbeat_s=7).heartbeat_every_s == 7
+        with pytest.raises(ValueError, match="a third of PATINA_LEASE_S"):
+            WorkerSettings(lease_s=60, heartbeat_s=30)
+
+
+class TestDevices:
+    def test_gpus_are_counted_without_cuda(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+            (tmp_path / name).touch()
+        assert nvidia_devices(tmp_path) == ("cuda:0", "cuda:1")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert nvidia_devices(tmp_path) == ()
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-uuid")
+        assert nvidia_devices(tmp_path) == ("cuda:0", "cuda:1")
+
+    def test_without_a_gpu_there_is_one_slot_unless_more_are_wanted(self) -> None:
+        assert WorkerSettings(device="cpu").devices == ("cpu",)
+        assert WorkerSettings(device="cpu", slots=2).devices == ("cpu", "cpu")
+
+    def test_slots_limit_the_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+        monkeypatch.setenv("PATINA_DEVICE", "auto")
+        assert WorkerSettings(slots=2).devices == ("cuda:0", "cuda:1")
