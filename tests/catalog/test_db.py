@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 
 import pytest
@@ -124,6 +125,20 @@ class TestSqlite:
             assert session.scalar(text("PRAGMA journal_mode")) == "wal"
             assert session.scalar(text("PRAGMA foreign_keys")) == 1
             assert session.scalar(text("PRAGMA synchronous")) == 2
+
+    def test_a_writing_transaction_has_the_lock_from_its_first_word_and_a_reading_one_never(
+        self, sqlite_url: str
+    ) -> None:
+        database = Database(sqlite_url)
+        other = sqlite3.connect(database.url.database or "", timeout=0, isolation_level=None)
+        with database.session() as session:
+            session.scalars(select(ApiKey)).all()
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+        with database.reading() as session:
+            session.scalars(select(ApiKey)).all()
+            other.execute("BEGIN IMMEDIATE")
+        other.close()
 
 
 class TestNewId:
