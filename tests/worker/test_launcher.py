@@ -11,8 +11,8 @@ from worker.launcher import Launch, accelerate_config, command, environment
 
 
 def launch(*devices: str) -> Launch:
-    root = Path("/home/runs/run_1")
-    return Launch(RunDir(root), Path("/base"), Path("/cache"), Path("/home"), "7.3", devices or ("cpu",), threads=3)
+    root = Path("/srv/runs/run_1")
+    return Launch(RunDir(root), Path("/base"), Path("/cache"), Path("/srv"), "7.3", devices or ("cpu",), threads=3)
 
 
 def option(line: list[str], name: str) -> str:
@@ -23,7 +23,7 @@ class TestCommand:
     def test_is_accelerate_launch_with_every_setting_said(self) -> None:
         line = command(launch())
         assert line[1:3] == ["-m", "accelerate.commands.launch"]
-        assert option(line, "--config_file") == "/home/runs/run_1/accelerate.yaml"
+        assert option(line, "--config_file") == "/srv/runs/run_1/accelerate.yaml"
         assert option(line, "--num_processes") == option(line, "--num_machines") == "1"
         assert option(line, "--mixed_precision") == option(line, "--dynamo_backend") == "no"
         assert option(line, "--num_cpu_threads_per_process") == "3"
@@ -31,10 +31,10 @@ class TestCommand:
 
     def test_gives_the_trainer_its_places(self) -> None:
         line = command(launch())
-        assert line[line.index("trainer") + 1] == "/home/runs/run_1/config.yaml"
-        assert option(line, "--run-dir") == "/home/runs/run_1"
+        assert line[line.index("trainer") + 1] == "/srv/runs/run_1/config.yaml"
+        assert option(line, "--run-dir") == "/srv/runs/run_1"
         assert option(line, "--base-dir") == "/base"
-        assert option(line, "--dataset-dir") == "/home/runs/run_1/dataset"
+        assert option(line, "--dataset-dir") == "/srv/runs/run_1/dataset"
         assert option(line, "--cache-dir") == "/cache"
 
     def test_several_gpus_are_several_processes(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ class TestAccelerateConfig:
 class TestEnvironment:
     def test_carries_the_marks_of_its_attempt_and_home(self) -> None:
         found = environment(launch())
-        assert (found[ATTEMPT_VARIABLE], found["PATINA_HOME"]) == ("7.3", "/home")
+        assert (found[ATTEMPT_VARIABLE], found["PATINA_HOME"]) == ("7.3", "/srv")
 
     def test_has_no_address_or_key_of_ours_and_no_launcher_setting_of_somebody_else(
         self, monkeypatch: pytest.MonkeyPatch
