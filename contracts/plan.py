@@ -103,7 +103,11 @@ def _trainable_parameters(config: TrainConfig, base: BaseDescription) -> int:
 
 
 def _memory(config: TrainConfig, base: BaseDescription, trainable: int, resolution_px: int) -> MemoryParts:
-    frozen = 0 if config.method == "full" else base.profile.unet_parameters * BYTES[config.precision]
+    if config.method == "lora":
+        frozen = base.profile.unet_parameters * BYTES[config.precision]
+    else:
+        # The fp32 weights are what is trained; lower precision computes with copies of them.
+        frozen = 0 if config.precision == "fp32" else base.profile.unet_parameters * BYTES[config.precision]
     traced = min(base.profile.activations, key=lambda a: abs(a.width_px * a.height_px - resolution_px**2))
     kept = traced.bytes_checkpointed if config.gradient_checkpointing else traced.bytes_plain
     # Traced in fp32; half-precision activations take half of it.

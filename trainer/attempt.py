@@ -6,6 +6,7 @@ trace is in trainer.log. Knows nothing about training.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from trainer.parts import Job
 from trainer.processes import Processes, join, leave
 from trainer.report import EventFile, Report, Terminal
 from trainer.run import train
+
+UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +92,11 @@ def _failed(error: Exception, step: int) -> Failed:
         code = FailureCode.OUT_OF_MEMORY
         message, hint = FAILURES[code].message, FAILURES[code].hint
         log.error("out of memory", exc_info=True)
+    elif isinstance(error, OSError) and error.errno in UNWRITABLE:
+        code = FailureCode.HOME_UNUSABLE
+        message = f"{error.filename or 'A file of the run'} cannot be written: {error.strerror}."
+        hint = "Make room or change the permissions, then start the same command again."
+        log.error("cannot write", exc_info=True)
     else:
         code, reference = FailureCode.INTERNAL, new_reference()
         message = f"{FAILURES[code].message} Reference: {reference}."

@@ -18,10 +18,11 @@ from contracts.rundir import Failed, RunDir
 from trainer.recipe import Recipe, read_recipe
 
 FAILED = 1
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit status: 0 when it did what was asked, 1 after an error, 2 for misuse."""
+    """Run the command; returns the exit status: 0 for done, 1 after an error, 2 for misuse, 130 when interrupted."""
     words = list(arguments)
     planning = words[:1] == ["plan"]
     if planning:
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str]) -> int:
         if planning:
             return _plan(recipe, options, console)
         return _train(recipe, options, console)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command goes on from the last checkpoint")
+        return INTERRUPTED
     except PatinaError as error:
         _explain(error, Console(stderr=True))
         if not planning and isinstance(error, InvalidInput):

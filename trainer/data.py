@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.captions import clean_caption
@@ -79,7 +80,7 @@ def read_dataset(folder: Path, memory: IdentityMemory) -> Dataset:
     """
     problems: list[str] = []
     parquet = folder / PARQUET
-    found = list(_in_parquet(parquet) if parquet.is_file() else _in_folder(folder, problems))
+    found = _in_parquet(parquet) if parquet.is_file() else _in_folder(folder, problems)
     rows: list[VersionRow] = []
     reads: dict[str, Callable[[], bytes]] = {}
     for picture in found:
@@ -128,7 +129,14 @@ def _row(picture: _Found, memory: IdentityMemory) -> VersionRow:
     )
 
 
-def _in_parquet(file: Path) -> Iterator[_Found]:
+def _in_parquet(file: Path) -> list[_Found]:
+    try:
+        return list(_rows_of(file))
+    except (pa.ArrowException, ValueError, TypeError, OSError):
+        raise PatinaError(FailureCode.DATASET_UNREADABLE, f"{file.name} is damaged or was made otherwise.") from None
+
+
+def _rows_of(file: Path) -> Iterator[_Found]:
     parquet = pq.ParquetFile(file, memory_map=True)
     missing = [column for column in COLUMNS if column not in parquet.schema_arrow.names]
     if missing:
@@ -174,7 +182,7 @@ def _in_folder(folder: Path, problems: list[str]) -> list[_Found]:
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file())
     described: dict[Path, dict[str, Any]] = {}
     for metadata in sorted(folder.rglob(METADATA)):
-        for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(metadata.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
             if line.strip():
                 _describe(metadata, number, line, set(pictures), described, problems)
     return [_picture(folder, path, described.get(path), problems) for path in pictures]
@@ -206,7 +214,7 @@ def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, problems: l
     caption = entry.get("text", entry.get("caption"))
     if caption is None:
         sidecars = [path.with_suffix(extension) for extension in CAPTION_EXTENSIONS]
-        caption = next((file.read_text(encoding="utf-8") for file in sidecars if file.is_file()), "")
+        caption = next((file.read_text(encoding="utf-8", errors="replace") for file in sidecars if file.is_file()), "")
     name = path.relative_to(folder).as_posix()
     split = None
     if "split" in entry:
@@ -216,11 +224,16 @@ def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, problems: l
             problems.append(f"{name} has split {entry['split']!r}; it is train or held_out")
     elif path.relative_to(folder).parts[0] in HELD_OUT_FOLDERS:
         split = Split.HELD_OUT
+    repeats = entry.get("repeats", 1)
+    if not isinstance(repeats, int) or repeats < 1:
+        problems.append(f"{name} has repeats {repeats!r}; it is a whole number from 1")
+        repeats = 1
+    concept = entry.get("concept")
     return _Found(
         read=path.read_bytes,
         name=name,
         caption=clean_caption(str(caption)),
         split=split,
-        concept=entry.get("concept"),
-        repeats=int(entry.get("repeats", 1)),
+        concept=None if concept is None else str(concept),
+        repeats=repeats,
     )

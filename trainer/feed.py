@@ -44,6 +44,8 @@ class Feed:
     trigger_word: str | None
     timesteps: int
     scaling_factor: float
+    latent_channels: int
+    vae_factor: int
     device: torch.device
 
     def __call__(self, step: int, indices: Sequence[int]) -> Inputs:
@@ -60,8 +62,9 @@ class Feed:
 
     def _sample(self, step: int, index: int) -> tuple[Draw, torch.Tensor, Conditioning, torch.Tensor]:
         row = self.samples[index]
-        shape = self.latents(self.views.of(row))[0].shape
-        drawn = draw(self.seed, step, index, timesteps=self.timesteps, shape=tuple(shape))
+        bucket = self.views.of(row).placement.bucket
+        shape = (self.latent_channels, bucket.height_px // self.vae_factor, bucket.width_px // self.vae_factor)
+        drawn = draw(self.seed, step, index, timesteps=self.timesteps, shape=shape)
         view = self.views.of(row, flipped=self.flip and drawn.flipped)
         mean, variance = self.latents(view)
         latent = (mean + variance.sqrt() * drawn.posterior) * self.scaling_factor

@@ -93,8 +93,8 @@ def train_steps(
         parameters.gradient.zero_()
         total = _backward(step, batch, config, feed, objective, processes)
         processes.sum_(parameters.gradient)
-        said = torch.tensor([total, *map(float, requests.pending())], dtype=torch.float64, device=processes.device)
-        loss, *asked = processes.sum_(said).tolist()
+        asked_here = torch.tensor(requests.pending(), dtype=torch.float64, device=processes.device)
+        loss, *asked = processes.sum_(torch.cat([total[None], asked_here])).tolist()
         norm = clip_(parameters.gradient, config.optimizer.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise PatinaError(FailureCode.NAN_LOSS, f"The loss of step {step} is not a finite number.")
@@ -130,13 +130,13 @@ def batches(schedule: Schedule, done: int, steps: int) -> Iterator[GlobalBatch]:
 
 def _backward(
     step: int, batch: GlobalBatch, config: TrainConfig, feed: Feed, objective: Objective, processes: Processes
-) -> float:
+) -> torch.Tensor:
     """Add up this rank's share of the gradient of the mean loss; returns its share of the mean loss.
 
     Every slice's sum is divided by the global count, so slices of different sizes weigh each sample alike. An
     empty slice runs the batch's first sample with weight zero, so that all ranks do the same work.
     """
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=processes.device)
     bank = objective.model.bank
     for indices in micro_batches(batch.samples, processes.count, processes.rank, config.gradient_accumulation_steps):
         inputs = feed(step, indices or batch.samples[:1])
@@ -146,7 +146,7 @@ def _backward(
         if not indices:
             loss = loss * 0.0
         loss.backward()
-        total += float(loss.detach())
+        total += loss.detach()
         if bank is not None:
             bank.dropout_keys(None)
     return total

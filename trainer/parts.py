@@ -6,16 +6,14 @@ Knows nothing about steps, checkpoints or endings.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from contracts import events
-from contracts.base import PredictionType
 from contracts.buckets import Schedule
-from contracts.train import TrainConfig
 from sdxl.base import Base, identity, load_base
 from sdxl.files import open_base
 from sdxl.tokens import MAX_TOKENS, count_tokens, load_tokenizer
@@ -45,13 +43,20 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Identified:
+    """What the run is of, known before anything is encoded or loaded."""
+
+    base: Base
+    """Its description only; no network is loaded."""
+    base_identity: str
+    vae_identity: str
+    dataset: Dataset
+
+
+@dataclass(frozen=True)
 class Parts:
     """Everything that is made once and used in every step."""
 
-    base_identity: str
-    native_px: int
-    prediction_type: PredictionType
-    dataset: Dataset
     schedule: Schedule
     prompts: tuple[str, ...]
     """Of previews, with the trigger word."""
@@ -59,70 +64,67 @@ class Parts:
     objective: Objective
 
 
-def gather(job: Job, processes: Processes, requests: Requests, report: Report) -> Parts:
-    """Read, encode what is not cached, load the model last, when the encoders have left memory.
+def identify(job: Job, processes: Processes, report: Report) -> Identified:
+    """Find out which base and which data these are.
 
     Raises:
         PatinaError: the base or the data cannot be used.
-        StopRequested: asked to stop meanwhile; what was encoded is kept.
     """
-    config, base_dir = job.recipe.config, job.recipe.base_dir
+    base_dir, trigger_word = job.recipe.base_dir, job.recipe.config.trigger_word
     base = load_base(base_dir, dtype=torch.float32, components=frozenset())
     # Hashing a full-size base takes a while: one rank does it for all.
     found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
     dataset = read_dataset(job.recipe.dataset_dir, IdentityMemory(job.cache_dir / "pictures.jsonl"))
+    if processes.is_main:
+        captions = {trained_caption(row.caption, trigger_word) for row in dataset.rows}
+        _warn_of_captions(base_dir, dataset, captions, report)
+    return Identified(base, base_identity, vae_identity, dataset)
+
+
+def gather(job: Job, found: Identified, processes: Processes, requests: Requests, report: Report) -> Parts:
+    """Encode what is not cached, and load the model last, when the encoders have left memory.
+
+    Raises:
+        PatinaError: a picture cannot be encoded.
+        StopRequested: asked to stop meanwhile; what was encoded is kept.
+    """
+    config, base, dataset = job.recipe.config, found.base, found.dataset
     views = make_views(config.data, base.native_px)
     prompts = tuple(trained_caption(prompt, config.trigger_word) for prompt in config.preview.prompts)
     captions = [trained_caption(row.caption, config.trigger_word) for row in dataset.rows]
-    if processes.is_main:
-        _warn_of_captions(base_dir, dataset, captions, report)
-    texts = _texts(job, base_identity, [*captions, *prompts], processes, requests, report)
-    latents = _latents(job, vae_identity, dataset, views, processes, requests, report)
+    texts = _texts(job, found.base_identity, [*captions, *prompts], processes, requests, report)
+    latents = _latents(job, found, views, processes, requests, report)
     report(events.Progress(at=time.time(), phase="loading", done=0, total=1))
-    model = load_trainable(base_dir, config, processes.device)
+    model = load_trainable(job.recipe.base_dir, config, processes.device)
     report(events.Progress(at=time.time(), phase="loading", done=1, total=1))
     alphas = alphas_cumprod(base.scheduler_config).to(processes.device)
-    prediction_type = config.loss.prediction_type or base.prediction_type
     samples = dataset.samples
     return Parts(
-        base_identity=base_identity,
-        native_px=base.native_px,
-        prediction_type=prediction_type,
-        dataset=dataset,
         schedule=Schedule(
             buckets=tuple(views.of(row).placement.bucket for row in samples),
             global_batch=config.batch_size * config.gradient_accumulation_steps * processes.count,
             seed=config.seed,
         ),
         prompts=prompts,
-        feed=_feed(config, base, dataset, views, latents, texts, len(alphas), processes),
-        objective=Objective(model, alphas, prediction_type, config.loss.min_snr_gamma),
-    )
-
-
-def _feed(
-    config: TrainConfig,
-    base: Base,
-    dataset: Dataset,
-    views: Views,
-    latents: Latents,
-    texts: Texts,
-    timesteps: int,
-    processes: Processes,
-) -> Feed:
-    return Feed(
-        samples=dataset.samples,
-        views=views,
-        latents=latents,
-        texts=texts,
-        seed=config.seed,
-        flip=config.data.flip,
-        caption_dropout=config.data.caption_dropout,
-        trigger_word=config.trigger_word,
-        timesteps=timesteps,
-        scaling_factor=base.vae_scaling_factor,
-        device=processes.device,
+        feed=Feed(
+            samples=samples,
+            views=views,
+            latents=latents,
+            texts=texts,
+            seed=config.seed,
+            flip=config.data.flip,
+            caption_dropout=config.data.caption_dropout,
+            trigger_word=config.trigger_word,
+            timesteps=len(alphas),
+            scaling_factor=base.vae_scaling_factor,
+            latent_channels=base.latent_channels,
+            vae_factor=base.vae_factor,
+            device=processes.device,
+        ),
+        objective=Objective(
+            model, alphas, config.loss.prediction_type or base.prediction_type, config.loss.min_snr_gamma
+        ),
     )
 
 
@@ -137,22 +139,16 @@ def _texts(
 
 
 def _latents(
-    job: Job,
-    vae_identity: str,
-    dataset: Dataset,
-    views: Views,
-    processes: Processes,
-    requests: Requests,
-    report: Report,
+    job: Job, found: Identified, views: Views, processes: Processes, requests: Requests, report: Report
 ) -> Latents:
-    base_dir = job.recipe.base_dir
+    base_dir, dataset = job.recipe.base_dir, found.dataset
     if not job.use_cache:
         return live_latents(base_dir, dataset.read, processes)
     wanted: list[View] = [views.of(row) for row in dataset.rows]
     if job.recipe.config.data.flip:
         wanted += [views.of(row, flipped=True) for row in dataset.samples]
     on_done = _announcing("caching", requests, report)
-    return cached_latents(job.cache_dir, base_dir, vae_identity, wanted, dataset.read, processes, on_done)
+    return cached_latents(job.cache_dir, base_dir, found.vae_identity, wanted, dataset.read, processes, on_done)
 
 
 def _announcing(phase: str, requests: Requests, report: Report) -> OnDone:
@@ -169,10 +165,10 @@ def _announcing(phase: str, requests: Requests, report: Report) -> OnDone:
     return on_done
 
 
-def _warn_of_captions(base_dir: Path, dataset: Dataset, captions: Sequence[str], report: Report) -> None:
+def _warn_of_captions(base_dir: Path, dataset: Dataset, captions: Set[str], report: Report) -> None:
     if dataset.without_caption:
         report.warn(f"{dataset.without_caption} of {len(dataset.rows)} pictures have no caption")
     tokenizer = load_tokenizer(open_base(base_dir).tokenizer_dir / "tokenizer")
-    cut = sum(count_tokens(tokenizer, caption) > MAX_TOKENS for caption in set(captions))
+    cut = sum(count_tokens(tokenizer, caption) > MAX_TOKENS for caption in captions)
     if cut:
         report.warn(f"{cut} captions are longer than {MAX_TOKENS} tokens; the model reads only their beginning")

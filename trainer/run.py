@@ -14,14 +14,21 @@ from contracts.adapter import AdapterHeader
 from contracts.rundir import Completed, Environment, Manifest, Outcome, RunDir, Stopped
 from contracts.train import TrainConfig
 from sdxl.formats import save_adapter, save_full
-from trainer.checkpoint import RunState, check_resumable, environment_changes, find_checkpoint, save_checkpoint
+from trainer.checkpoint import (
+    Checkpoint,
+    RunState,
+    check_resumable,
+    environment_changes,
+    find_checkpoint,
+    save_checkpoint,
+)
 from trainer.control import Requests
 from trainer.environment import describe_environment
 from trainer.files import write_atomically
 from trainer.held_out import held_out_loss
 from trainer.loop import Actions, Record, summary_steps, train_steps
 from trainer.optim import make_adamw
-from trainer.parts import Job, Parts, gather
+from trainer.parts import Identified, Job, Parts, gather, identify
 from trainer.preview import make_previews
 from trainer.processes import Processes
 from trainer.report import Report
@@ -45,9 +52,12 @@ def train(
     environment = describe_environment(processes.device, processes.count)
     if processes.is_main:
         write_atomically(run_dir.environment, environment.model_dump_json(indent=2))
-    parts = gather(job, processes, requests, report)
-    attempt = _Attempt(config, run_dir, processes, report, environment, parts, record)
-    exact = attempt.resume()
+    found = identify(job, processes, report)
+    checkpoint, changes = _resumable(run_dir, config, found, environment, processes, report)
+    parts = gather(job, found, processes, requests, report)
+    attempt = _Attempt(config, run_dir, processes, report, environment, found, parts, record)
+    if checkpoint is not None:
+        attempt.restore(checkpoint)
     report(
         events.Started(
             at=time.time(),
@@ -55,11 +65,11 @@ def train(
             steps=config.steps,
             first_step=record.step,
             images=len(parts.feed.samples),
-            held_out_images=len(parts.dataset.held_out),
+            held_out_images=len(found.dataset.held_out),
             trainable_parameters=parts.objective.model.parameters.count,
             processes=processes.count,
             device=environment.device,
-            exact=exact,
+            exact=not changes,
         )
     )
     tracking = Tracking(config, run_dir, report, step=record.step) if processes.is_main else None
@@ -76,11 +86,39 @@ def train(
     manifest = Manifest(
         step=record.step,
         config_digest=config.digest(),
-        base_identity=parts.base_identity,
-        dataset_digest=parts.dataset.digest,
+        base_identity=found.base_identity,
+        dataset_digest=found.dataset.digest,
         files=(),
     )
     return outcome, manifest
+
+
+def _resumable(
+    run_dir: RunDir,
+    config: TrainConfig,
+    found: Identified,
+    environment: Environment,
+    processes: Processes,
+    report: Report,
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, if any, and what makes going on from it inexact; refuses before any work."""
+    checkpoint, broken = processes.from_main(find_checkpoint(run_dir) if processes.is_main else None)
+    for message in broken:
+        report.warn(message)
+    if checkpoint is None:
+        return None, []
+    saved = checkpoint.state
+    regrouped = check_resumable(
+        saved,
+        config,
+        base_identity=found.base_identity,
+        dataset_digest=found.dataset.digest,
+        processes=processes.count,
+    )
+    changes = [*regrouped, *environment_changes(saved, environment)]
+    for change in changes:
+        report.warn(f"going on from step {saved.step}, but not bit for bit: {change}", saved.step)
+    return checkpoint, changes
 
 
 @dataclass
@@ -92,6 +130,7 @@ class _Attempt:
     processes: Processes
     report: Report
     environment: Environment
+    found: Identified
     parts: Parts
     record: Record
 
@@ -99,33 +138,14 @@ class _Attempt:
         self.model: Trainable = self.parts.objective.model
         self.optimizer = make_adamw(self.model.parameters, self.config.optimizer)
 
-    def resume(self) -> bool:
-        """Load the newest whole checkpoint, if any; returns whether the run goes on exactly."""
-        checkpoint, broken = find_checkpoint(self.run_dir) if self.processes.is_main else (None, [])
-        checkpoint, broken = self.processes.from_main((checkpoint, broken))
-        for message in broken:
-            self.report.warn(message)
-        if checkpoint is None:
-            return True
-        saved = checkpoint.state
-        regrouped = check_resumable(
-            saved,
-            self.config,
-            base_identity=self.parts.base_identity,
-            dataset_digest=self.parts.dataset.digest,
-            processes=self.processes.count,
-        )
-        changes = [*regrouped, *environment_changes(saved, self.environment)]
-        for change in changes:
-            self.report.warn(f"going on from step {saved.step}, but not bit for bit: {change}", saved.step)
+    def restore(self, checkpoint: Checkpoint) -> None:
         flat, moments = self.model.parameters, self.optimizer.state[self.model.parameters.vector]
         flat.fill(flat.vector.data, checkpoint.tensors("weights"))
         flat.fill(moments["exp_avg"], checkpoint.tensors("first_moments"))
         flat.fill(moments["exp_avg_sq"], checkpoint.tensors("second_moments"))
-        moments["step"].fill_(saved.step)
+        moments["step"].fill_(checkpoint.state.step)
         for name in asdict(self.record):
-            setattr(self.record, name, getattr(saved, name))
-        return not changes
+            setattr(self.record, name, getattr(checkpoint.state, name))
 
     def run(self, requests: Requests, tracked: str) -> Outcome:
         if self.record.step == 0:
@@ -161,7 +181,7 @@ class _Attempt:
         )
 
     def measure(self) -> float | None:
-        rows = self.parts.dataset.held_out
+        rows = self.found.dataset.held_out
         if not rows:
             return None
         loss = held_out_loss(
@@ -173,7 +193,7 @@ class _Attempt:
     def preview(self) -> None:
         if not (self.parts.prompts and self.processes.is_main):
             return
-        side = self.config.data.resolution_px or self.parts.native_px
+        side = self.config.data.resolution_px or self.found.base.native_px
         made = make_previews(
             self.model,
             self.parts.feed.texts,
@@ -201,8 +221,8 @@ class _Attempt:
             **asdict(self.record),
             config=self.config,
             environment=self.environment,
-            base_identity=self.parts.base_identity,
-            dataset_digest=self.parts.dataset.digest,
+            base_identity=self.found.base_identity,
+            dataset_digest=self.found.dataset.digest,
         )
         groups = {
             "weights": flat.split(flat.vector.data),
@@ -218,15 +238,15 @@ class _Attempt:
         header = AdapterHeader(
             name=config.output_name,
             method=config.method,
-            base_identity=self.parts.base_identity,
+            base_identity=self.found.base_identity,
             config_digest=config.digest(),
-            dataset_version=self.parts.dataset.digest,
+            dataset_version=self.found.dataset.digest,
             trigger_word=config.trigger_word,
             rank=lora.rank if lora else None,
             alpha=lora.alpha if lora else None,
             targets=lora.targets if lora else None,
-            resolution_px=config.data.resolution_px or self.parts.native_px,
-            prediction_type=self.parts.prediction_type,
+            resolution_px=config.data.resolution_px or self.found.base.native_px,
+            prediction_type=self.parts.objective.prediction_type,
             steps=self.record.step,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )

@@ -24,6 +24,7 @@ from tests.trainer.tiny import (
     environment,
     events_of,
     launch,
+    losses,
     make_recipe,
     outcome_of,
     same,
@@ -63,6 +64,25 @@ class TestBitForBit:
         assert isinstance(two, Completed)
         assert one.held_out_loss_after == two.held_out_loss_after
 
+    @pytest.mark.slow
+    def test_two_ranks_asked_to_stop_agree_and_go_on(
+        self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        run_dir = RunDir(tmp_path / "run")
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, gradient_accumulation_steps=1)
+        ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        words = [*ranks, *command(recipe, run_dir.root, cache_dir)]
+        env = environment(ACCELERATE_USE_CPU="true", GLOO_SOCKET_IFNAME="lo")
+        agent = subprocess.Popen(words, env=env)
+        wait_for_step(agent, run_dir, 0)
+        agent.terminate()
+        agent.wait(timeout=120)
+        stopped = outcome_of(run_dir.root)
+        assert isinstance(stopped, Stopped)
+        assert 0 < stopped.step < 6
+        subprocess.run(words, env=env, check=True, timeout=240)
+        assert same(weights_of(run_dir.root), weights_of(finished))
+
     def test_killed_at_a_random_moment_and_started_again(
         self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:
@@ -81,7 +101,7 @@ class TestBitForBit:
         assert train(recipe, tmp_path / "run", cache_dir) == 0
         assert same(weights_of(tmp_path / "run"), weights_of(finished))
 
-    @pytest.mark.parametrize("how", ["control file", "SIGTERM", "Ctrl-C"])
+    @pytest.mark.parametrize("how", ["control file", "SIGTERM", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
     def test_stopped_on_request_and_started_again(
         self,
         how: str,
@@ -128,7 +148,7 @@ class TestBitForBit:
 
 
 class TestWithinRounding:
-    @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+    @pytest.mark.parametrize("prediction", ["epsilon", pytest.param("v_prediction", marks=pytest.mark.slow)])
     def test_one_batch_of_four_and_four_of_one_after_thirty_steps(
         self, prediction: str, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:
@@ -196,10 +216,6 @@ class TestAccelerateLaunch:
         assert same(weights_of(tmp_path / "run"), weights_of(finished))
 
 
-def losses(run_dir: Path) -> list[float]:
-    return [event.loss for event in events_of(run_dir) if isinstance(event, events.StepDone)]
-
-
 def request(how: str, run_dir: RunDir) -> None:
     if how == "control file":
         run_dir.control("stop").touch()
@@ -210,14 +226,22 @@ def request(how: str, run_dir: RunDir) -> None:
 def kill_once(recipe: Path, run_dir: Path, cache_dir: Path, chance: random.Random) -> None:
     """Start a trainer, wait for a step to be recorded, and kill -9 it a random moment later."""
     path = RunDir(run_dir).events
-    before = path.read_text().count('"type":"step"') if path.exists() else 0
+    before = path.read_text().count(STEP) if path.exists() else 0
     child = subprocess.Popen([sys.executable, *command(recipe, run_dir, cache_dir)], env=environment())
     try:
-        while child.poll() is None:
-            if path.exists() and path.read_text().count('"type":"step"') > before:
-                time.sleep(chance.random() * 0.3)
-                break
-            time.sleep(0.01)
+        wait_for_step(child, RunDir(run_dir), before)
+        time.sleep(chance.random() * 0.3)
     finally:
         child.kill()
         child.wait()
+
+
+def wait_for_step(child: subprocess.Popen[bytes], run_dir: RunDir, before: int) -> None:
+    """Until the events have more than ``before`` steps, or the process has ended."""
+    while child.poll() is None:
+        if run_dir.events.exists() and run_dir.events.read_text().count(STEP) > before:
+            return
+        time.sleep(0.01)
+
+
+STEP = '"type":"step"'

@@ -95,12 +95,24 @@ class TestReadDataset:
     def test_names_every_problem(self, tmp_path: Path, memory: IdentityMemory) -> None:
         (tmp_path / "good.png").write_bytes(picture((0, 0, 0)))
         (tmp_path / "bad.webp").write_bytes(b"RIFF")
-        lines = ['{"file_name": "gone.png", "text": "x"}', "[1, 2]", '{"file_name": "good.png", "split": "half"}']
+        lines = [
+            '{"file_name": "gone.png", "text": "x"}',
+            "[1, 2]",
+            '{"file_name": "good.png", "split": "half", "repeats": "two"}',
+        ]
         (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
         with pytest.raises(PatinaError) as caught:
             read_dataset(tmp_path, memory)
-        for word in ("gone.png", "line 2", "half", "bad.webp"):
+        for word in ("gone.png", "line 2", "half", "two", "bad.webp"):
             assert word in caught.value.message
+
+    def test_refuses_a_damaged_parquet_and_one_that_lacks_columns(self, tmp_path: Path, memory: IdentityMemory) -> None:
+        (tmp_path / "data.parquet").write_bytes(b"PAR1 no")
+        with pytest.raises(PatinaError, match="damaged"):
+            read_dataset(tmp_path, memory)
+        pq.write_table(pa.table({"image": ["x"]}), tmp_path / "data.parquet")
+        with pytest.raises(PatinaError, match="lacks the columns mask, caption"):
+            read_dataset(tmp_path, memory)
 
     def test_an_empty_folder_says_what_belongs_there(self, tmp_path: Path, memory: IdentityMemory) -> None:
         with pytest.raises(PatinaError) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from contracts import events
 from contracts.adapter import AdapterHeader
 from contracts.rundir import Completed, Environment, Failed, Manifest, RunDir
 from sdxl.base import identity, load_base
-from tests.trainer.tiny import events_of, make_recipe, outcome_of, same, train, weights_of
+from tests.trainer.tiny import events_of, losses, make_recipe, outcome_of, same, train, weights_of
 from trainer.files import manifest_entry
+
+TRACE = [1.06589, 1.08724, 1.06915, 0.81945, 0.73583, 1.07993]
 
 
 class TestTheRunDirectory:
@@ -50,6 +53,27 @@ class TestTheRunDirectory:
         assert isinstance(said[-1], events.Finished)
         (started,) = (event for event in said if isinstance(event, events.Started))
         assert (started.images, started.held_out_images, started.processes) == (7, 2, 1)
+
+    def test_has_the_losses_it_always_had(self, finished: Path) -> None:
+        """A change that should not alter results leaves this trace as it is; one that should shows both."""
+        assert losses(finished) == pytest.approx(TRACE, rel=1e-3)
+
+
+class TestRequestsByFile:
+    def test_saves_and_previews_are_made_when_asked_for(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        changes = {"steps": 2, "preview__every_steps": None, "checkpoint__every_steps": None}
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, **changes)
+        run_dir = RunDir(tmp_path / "run")
+        (run_dir.root / "control").mkdir(parents=True)
+        run_dir.control("save").touch()
+        run_dir.control("preview").touch()
+        assert train(recipe, run_dir.root, cache_dir) == 0
+        said = events_of(run_dir.root)
+        assert [event.step for event in said if isinstance(event, events.Preview)] == [0, 1, 2]
+        assert [event.step for event in said if isinstance(event, events.CheckpointSaved)] == [1, 2]
+        assert not list((run_dir.root / "control").iterdir())
 
 
 class TestTheWeights:
@@ -145,6 +169,19 @@ class TestFailures:
         logged = RunDir(tmp_path / "run").log.read_text()
         assert outcome.reference in logged
         assert "secret words" in logged
+
+    def test_a_full_disk_is_said_in_words(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*arguments: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", "/some/file")
+
+        monkeypatch.setattr(trainer.run, "gather", full)
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        assert train(recipe, tmp_path / "run", cache_dir) == 1
+        outcome = outcome_of(tmp_path / "run")
+        assert isinstance(outcome, Failed)
+        assert outcome.message == "/some/file cannot be written: No space left on device."
 
     def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path

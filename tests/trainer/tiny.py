@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from contracts.events import EVENT, Event
+from contracts.events import EVENT, Event, StepDone
 from contracts.rundir import OUTCOME, Outcome, RunDir
 from trainer.cli import main
 
@@ -96,6 +96,10 @@ def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
 
 def events_of(run_dir: Path) -> list[Event]:
     return [EVENT.validate_json(line) for line in RunDir(run_dir).events.read_text().splitlines()]
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [event.loss for event in events_of(run_dir) if isinstance(event, StepDone)]
 
 
 def outcome_of(run_dir: Path) -> Outcome:
