@@ -17,7 +17,10 @@ from patina.problems import as_json, to_problem
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
-console = Console()
+PIPED_COLUMNS = 160
+"""Where there is no terminal to measure, lines are long enough that ids stay in one piece."""
+
+console = Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
 notes = Console(stderr=True)
 """For words beside the answer, so that standard output stays the answer alone."""
 

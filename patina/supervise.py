@@ -198,7 +198,9 @@ def _stop_on_signals() -> threading.Event:
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, note)
+        # Under nohup the end of the terminal is not meant for us.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, note)
     return stop
 
 

@@ -121,7 +121,7 @@ def picture(view: RunView) -> RenderableType:
         ("previews", f"{len(view.previews)}, last {view.previews[-1]}" if view.previews else None),
         ("checkpoint", view.checkpoint),
         ("W&B", view.tracking),
-        ("reason", view.reason),
+        ("why", view.reason),
     ]
     warned = [Text(f"! {message}", style="yellow") for message in view.warnings[-3:]]
     return Group(head, facts(pairs), *warned)

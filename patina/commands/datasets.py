@@ -132,7 +132,7 @@ def _uploaded(answer: dict[str, Any], ledger: list[Json]) -> RenderableType:
     fates = ", ".join(f"{count} {fate}" for fate, count in sorted(answer["fates"].items()))
     pairs = [("dataset", dataset["name"]), ("images", dataset["images"]), ("files", fates)]
     if answer["left_out"]:
-        pairs.append(("not sent", f"{len(answer['left_out'])} files that are neither images nor captions"))
+        pairs.append(("left out", f"{len(answer['left_out'])} (neither image nor caption)"))
     parts: list[RenderableType] = [facts(pairs + (_version_facts(version) if version else []))]
     parts += [Text(f"{file['name']}: {file['problem']['message']}", style="red") for file in answer["refused"]]
     troubles = [line for line in ledger if line["fate"] == "rejected" or line["reason"]]

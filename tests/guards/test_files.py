@@ -9,7 +9,7 @@ from pathlib import Path
 MOST_LINES = 300
 TEXT_BYTES_LIMIT = 2_000_000
 
-MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:home|Users|work|root|mnt|private)/[A-Za-z0-9._-]+")
+MACHINE_PATHS = re.compile(r"(?<![\w.}])/(?:home|Users|work|root|mnt|private)/[A-Za-z0-9._-]+")
 """Absolute paths of somebody's machine."""
 REGISTRY_HOSTS = re.compile(
     r"(?i)\b(?:[\w-]+\.)*(?:artifactory|nexus|jfrog|devpi|pypi-proxy|npm-proxy)[\w.-]*\.[a-z]{2,}\b"

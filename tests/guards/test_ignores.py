@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-MOST_TYPE_IGNORES = 100
-MOST_LINT_IGNORES = 100
+MOST_TYPE_IGNORES = 2
+MOST_LINT_IGNORES = 20
 
 TYPE_IGNORE = re.compile(r"#\s*type:\s*ignore(?P<code>\[[\w, -]+\])?(?P<reason>.*)")
 LINT_IGNORE = re.compile(r"#\s*noqa(?P<code>:\s*[A-Z0-9, ]+)?(?P<reason>.*)")
