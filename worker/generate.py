@@ -54,7 +54,7 @@ class GenerateWork:
         bench = Bench(station, room, WeightsFiles(station.blobs, settings.cache_dir), shift)
         return [
             Duty("engine", bench.work, settings.sweep_s),
-            Duty("device", room.renew, settings.heartbeat_every_s, rings=False),
+            Duty("device", room.renew, min(settings.heartbeat_every_s, settings.sweep_s), rings=False),
             Duty("sweep", lambda: sweep(station), settings.sweep_s, rings=False),
         ]
 
