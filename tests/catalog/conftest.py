@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from catalog import jobs
 from catalog.bases import service as bases
@@ -36,7 +35,6 @@ from contracts.run import RunRequest
 from contracts.rundir import Completed
 
 OWNER = "ada"
-LEASE_S = 60.0
 
 
 @dataclass
@@ -72,15 +70,14 @@ class Make:
         with self.database.session() as session:
             return bases.add(session, name, f"bases/{name}", "MIT", self.description(identity))
 
-    def dataset(self, name: str | None = None, images: int = 3, owner: str = OWNER, **captions: str) -> str:
-        """A dataset that has been read: image k is called ``k.png`` and has one caption, or those given by name."""
+    def dataset(self, name: str | None = None, images: int = 3, owner: str = OWNER) -> str:
+        """A dataset that has been read: image k is called ``k.png`` and has one caption."""
         self.serial += 1
         with self.database.session() as session:
             dataset = datasets.create(session, owner, name or f"set-{self.serial}")
         if images:
-            words = captions or {f"{index}": f"caption {index}" for index in range(images)}
             files = {f"{index}.png": f"{dataset.id}/{index}" for index in range(images)}
-            self.ingest(dataset.id, files, {f"{stem}.txt": caption for stem, caption in words.items()}, owner)
+            self.ingest(dataset.id, files, {f"{index}.txt": f"caption {index}" for index in range(images)}, owner)
         return dataset.id
 
     def ingest(self, dataset_id: str, images: dict[str, str], captions: dict[str, str], owner: str = OWNER) -> None:
@@ -114,13 +111,13 @@ class Make:
         with self.database.session() as session:
             return runs.create(session, owner, request, self.recipes)
 
-    def claim(self, queue: str, lease_s: float = LEASE_S, worker: str = "worker-1") -> Claim:
+    def claim(self, queue: str, lease_s: float = 60.0, worker: str = "worker-1") -> Claim:
         with self.database.session() as session:
             found = jobs.claim(session, queue, worker, lease_s)
         assert found, f"nothing to claim on {queue}"
         return found[0]
 
-    def training(self, lease_s: float = LEASE_S, **arguments: Any) -> tuple[Run, Claim]:
+    def training(self, lease_s: float = 60.0, **arguments: Any) -> tuple[Run, Claim]:
         """A run a worker has begun."""
         run = self.run(**arguments)
         claim = self.claim(Queue.TRAIN, lease_s)
@@ -269,8 +266,6 @@ def database(request: pytest.FixtureRequest, rung: list[str]) -> Iterator[Databa
     database: Database = request.getfixturevalue(f"{request.param}_database")
     yield database
     with database.engine.begin() as connection:
-        if request.param == "sqlite":
-            connection.execute(text("PRAGMA defer_foreign_keys=ON"))  # rows that name rows of their own table
         for table in reversed(Table.metadata.sorted_tables):
             connection.execute(table.delete())
 
@@ -292,16 +287,13 @@ def _postgres_binaries() -> Path:
     for folder in found:
         if all((folder / name).exists() for name in ("initdb", "postgres", "pg_ctl")):
             return folder
-    pytest.skip("no Postgres server here: initdb is neither on PATH nor under /usr/lib/postgresql")
+    return pytest.skip("no Postgres server here: initdb is neither on PATH nor under /usr/lib/postgresql")
 
 
 def _account() -> pwd.struct_passwd:
     """Postgres refuses to run as root: take an unprivileged account."""
     if os.getuid() != 0:
         return pwd.getpwuid(os.getuid())
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    pytest.skip("Postgres does not run as root, and there is no account postgres or nobody to run it as")
+    accounts = {account.pw_name: account for account in pwd.getpwall()}
+    found = accounts.get("postgres", accounts.get("nobody"))
+    return found or pytest.skip("Postgres does not run as root, and there is no account postgres or nobody here")
