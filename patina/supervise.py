@@ -8,6 +8,7 @@ what the processes do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -219,7 +220,9 @@ def _stop_all(groups: list[list[Child]], stop: threading.Event) -> None:
 
 def _say(name: str, words: str) -> None:
     line = Text.assemble((time.strftime("%H:%M:%S"), "dim"), (f"{name:>9} ", COLOURS.get(name, "bold")), words)
-    output.notes.print(line, highlight=False, soft_wrap=True)
+    # A terminal that is gone (rich turns that into SystemExit) must not keep the processes from being ended in order.
+    with contextlib.suppress(OSError, SystemExit):
+        output.notes.print(line, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

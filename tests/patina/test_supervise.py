@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import httpx
 import pytest
+from rich.console import Console
 
-from patina import home
+from patina import home, output, supervise
+from patina.children import Child, launcher, start
 from tests.machine import Machine, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found through /proc")
+
+
+class _Pipe(io.TextIOBase):
+    """Text into a pipe at once, as a terminal takes it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def write(self, text: str) -> int:
+        return os.write(self.descriptor, text.encode())
+
 
 EVERYONE = ("valkey-server", "api.app", "worker.light", "worker.train", "worker.generate")
 
@@ -52,6 +67,24 @@ class TestUp:
         assert (code, ready["healthy"]) == (0, True)
         assert machine.end(signal.SIGTERM) == 0
         assert machine.processes() == []
+
+
+class TestTerminal:
+    def test_one_that_is_gone_does_not_keep_the_processes_from_being_ended(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read, write = os.pipe()
+        os.close(read)
+        monkeypatch.setattr(output, "notes", Console(file=_Pipe(write)))
+        child = Child(
+            "api", launcher([sys.executable, "-c", "input()"], os.environ, Path(os.devnull)), Path(os.devnull)
+        )
+        start(child, 0.0)
+        process = child.process
+        assert process is not None
+        supervise._stop_all([[], [child], []], threading.Event())
+        assert process.returncode is not None
+        os.close(write)
 
 
 class TestRefusals:
