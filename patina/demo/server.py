@@ -12,6 +12,7 @@ from pathlib import Path
 
 from contracts.failures import FailureCode, PatinaError
 from patina.child import command
+from patina.children import die_with
 from patina.client import Client
 from patina.problems import from_problem
 
@@ -35,6 +36,7 @@ def server(home: Path) -> Iterator[Client]:
         text=True,
         # Ctrl-C reaches the demo, which then stops the server in order.
         start_new_session=True,
+        preexec_fn=die_with(os.getpid()),
     )
     try:
         with Client(_announced_url(process)) as client:
