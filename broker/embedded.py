@@ -166,6 +166,8 @@ def _command(program: str, settings: BrokerSettings) -> list[str]:
         *("--save", ""),
         *("--maxmemory-policy", "noeviction"),
         *("--daemonize", "no"),
+        # Its title would be written over its environment, in which `patina up` finds what an earlier run left behind.
+        *("--set-proc-title", "no"),
     ]
 
 

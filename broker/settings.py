@@ -20,7 +20,9 @@ PLAIN_PATH = re.compile(r"^[A-Za-z0-9/_.-]+$")
 class BrokerSettings(BaseSettings):
     """Read from PATINA_HOME and PATINA_BROKER_URL."""
 
-    model_config = SettingsConfigDict(env_prefix="PATINA_", frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PATINA_", env_ignore_empty=True, frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     home: Path = Path(".patina")
     """Where everything embedded lives."""

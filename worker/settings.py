@@ -13,7 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class WorkerSettings(BaseSettings):
     """Read from PATINA_*; every one has an embedded default."""
 
-    model_config = SettingsConfigDict(env_prefix="PATINA_", frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PATINA_", env_ignore_empty=True, frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     home: Path = Path(".patina")
     """Where everything embedded lives; run directories are under it."""
@@ -69,7 +71,7 @@ class WorkerSettings(BaseSettings):
     @property
     def home_dir(self) -> Path:
         """The home as an absolute path."""
-        return self.home.resolve()
+        return self.home.expanduser().resolve()
 
     @property
     def database(self) -> str:
@@ -84,7 +86,7 @@ class WorkerSettings(BaseSettings):
     @property
     def cache_dir(self) -> Path:
         """The cache as an absolute path."""
-        return (self.cache or self.home / "cache").resolve()
+        return (self.cache or self.home_dir / "cache").expanduser().resolve()
 
     @property
     def runs_dir(self) -> Path:

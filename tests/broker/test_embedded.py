@@ -60,6 +60,16 @@ class TestStart:
         assert found["maxmemory-policy"] == "noeviction"
         assert found["appendonly"] == "yes"
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="processes are found through /proc")
+    def test_keeps_the_environment_by_which_leftovers_are_found(
+        self, settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("A_MARK", "of-this-test")
+        running = embedded.start(settings)
+        found = Path(f"/proc/{running.process.pid}/environ").read_bytes().split(b"\0")
+        running.stop()
+        assert b"A_MARK=of-this-test" in found
+
     def test_a_second_one_on_the_same_home_is_refused(
         self, settings: BrokerSettings, broker: embedded.EmbeddedBroker
     ) -> None:
