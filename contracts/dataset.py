@@ -26,6 +26,8 @@ COLUMNS = (
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 CAPTION_EXTENSIONS = (".txt", ".caption")
+DEFAULT_HELD_OUT_SHARE = 0.05
+"""Of the images, when nobody says which or how many are held out of training."""
 
 
 class Split(StrEnum):
@@ -99,12 +101,16 @@ def version_digest(rows: Iterable[VersionRow]) -> str:
 
 
 def choose_held_out(images: Iterable[str], share: float) -> frozenset[str]:
-    """The images held out of training: the given share of the distinct identities, the smallest first.
+    """The images kept from training: those whose hash falls below ``share``.
 
-    Identities are hashes, so this is a random choice that depends on the content alone, not on upload order.
+    An image's place depends on itself alone, so that a dataset that grows never trains on what an earlier version
+    held out. Two exceptions for small sets: a wanted share holds out at least one image, and one is always left.
     """
-    distinct = sorted(set(images))
-    return frozenset(distinct[: int(len(distinct) * share + 0.5)])
+    ranked = sorted(set(images), key=_place)
+    if share <= 0 or len(ranked) < 2:
+        return frozenset()
+    chosen = [image for image in ranked if _place(image) < share] or ranked[:1]
+    return frozenset(chosen[: len(ranked) - 1])
 
 
 def in_canonical_order(rows: Iterable[VersionRow]) -> list[VersionRow]:
@@ -126,3 +132,7 @@ def summarise(rows: Iterable[VersionRow]) -> DatasetSummary:
         train_images=sum(sizes.values()),
         held_out_images=sum(row.split is Split.HELD_OUT for row in rows),
     )
+
+
+def _place(image: str) -> float:
+    return int(hashlib.sha256(f"held-out:{image}".encode()).hexdigest()[:13], 16) / 16**13

@@ -18,6 +18,7 @@ from contracts.captions import clean_caption
 from contracts.dataset import (
     CAPTION_EXTENSIONS,
     COLUMNS,
+    DEFAULT_HELD_OUT_SHARE,
     IMAGE_EXTENSIONS,
     Split,
     VersionRow,
@@ -30,8 +31,6 @@ from trainer.images import DAMAGED, IdentityMemory
 
 PARQUET = "data.parquet"
 METADATA = "metadata.jsonl"
-HELD_OUT_SHARE = 0.05
-"""Of a folder that does not say which pictures are held out."""
 HELD_OUT_FOLDERS = ("held_out", "validation", "test")
 SHOWN = 10
 """Problems listed in one message."""
@@ -97,7 +96,7 @@ def read_dataset(folder: Path, memory: IdentityMemory) -> Dataset:
             FailureCode.DATASET_UNREADABLE, f"The data set cannot be read: {'; '.join(problems[:SHOWN])}{more}."
         )
     if all(picture.split is None for picture in found):
-        held_out = choose_held_out((row.image for row in rows), HELD_OUT_SHARE)
+        held_out = choose_held_out((row.image for row in rows), DEFAULT_HELD_OUT_SHARE)
         rows = [row.model_copy(update={"split": Split.HELD_OUT}) if row.image in held_out else row for row in rows]
     if not any(row.split is Split.TRAIN for row in rows):
         raise PatinaError(
@@ -180,11 +179,13 @@ def _reader(groups: _Groups, column: str, group: int, offset: int) -> Callable[[
 
 def _in_folder(folder: Path, problems: list[str]) -> list[_Found]:
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file())
+    known = set(pictures)
     described: dict[Path, dict[str, Any]] = {}
     for metadata in sorted(folder.rglob(METADATA)):
-        for number, line in enumerate(metadata.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        # Not splitlines(): a caption may hold characters that it takes for line ends, such as U+2028.
+        for number, line in enumerate(_text(metadata, folder, problems).split("\n"), start=1):
             if line.strip():
-                _describe(metadata, number, line, set(pictures), described, problems)
+                _describe(metadata, number, line, known, described, problems)
     return [_picture(folder, path, described.get(path), problems) for path in pictures]
 
 
@@ -214,7 +215,7 @@ def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, problems: l
     caption = entry.get("text", entry.get("caption"))
     if caption is None:
         sidecars = [path.with_suffix(extension) for extension in CAPTION_EXTENSIONS]
-        caption = next((file.read_text(encoding="utf-8", errors="replace") for file in sidecars if file.is_file()), "")
+        caption = next((_text(file, folder, problems) for file in sidecars if file.is_file()), "")
     name = path.relative_to(folder).as_posix()
     split = None
     if "split" in entry:
@@ -237,3 +238,12 @@ def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, problems: l
         concept=None if concept is None else str(concept),
         repeats=repeats,
     )
+
+
+def _text(file: Path, folder: Path, problems: list[str]) -> str:
+    """A text file without the mark some editors put first; one that is not UTF-8 is a problem, not a guess."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        problems.append(f"{file.relative_to(folder).as_posix()} is not UTF-8 text")
+        return ""

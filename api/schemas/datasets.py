@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas.common import Answer, Failure, moment
 from catalog.datasets.models import DatasetFile, DatasetVersion
-from catalog.datasets.service import DEFAULT_HELD_OUT_SHARE, DatasetView, summary_of
-from contracts.dataset import DatasetStatus, Fate
+from catalog.datasets.service import DatasetView, summary_of
+from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus, Fate
 
 
 class DatasetIn(BaseModel):

@@ -21,11 +21,10 @@ from catalog.datasets.repository import Counts
 from catalog.datasets.versions import VersionImage, assemble, current_image, frozen_image
 from catalog.db import add_unique, new_id
 from catalog.paging import DEFAULT_LIMIT, Page, page
-from contracts.dataset import DatasetStatus, DatasetSummary, Fate, summarise
+from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus, DatasetSummary, Fate, summarise
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
-DEFAULT_HELD_OUT_SHARE = 0.05
 
 
 @dataclass(frozen=True)

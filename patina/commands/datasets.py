@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from contracts.dataset import DEFAULT_HELD_OUT_SHARE
 from contracts.failures import FailureCode, PatinaError
 from patina import uploading
 from patina.client import Client, Json
@@ -21,7 +22,6 @@ from patina.times import when
 
 app = typer.Typer(help="Images and captions, and their frozen versions.", no_args_is_help=True)
 
-DEFAULT_HELD_OUT_SHARE = 0.05
 POLL_S = 0.3
 SHOWN_TROUBLES = 20
 

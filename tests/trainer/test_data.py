@@ -12,10 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from contracts.dataset import COLUMNS
+from catalog.datasets.versions import VersionImage, assemble
+from contracts.captions import clean_caption
+from contracts.dataset import COLUMNS, DEFAULT_HELD_OUT_SHARE, VersionRow, choose_held_out, version_digest
 from contracts.failures import PatinaError
 from trainer.data import read_dataset
 from trainer.images import IdentityMemory
+from worker.captions import metadata_lines, sidecar_text
+from worker.decode_child import decode as decode_upload
 
 
 def picture(colour: tuple[int, int, int], mode: str = "RGB", **options: Any) -> bytes:
@@ -86,11 +90,38 @@ class TestReadDataset:
             (tmp_path / f"{number}.png").write_bytes(picture((number, 0, 0)))
             (tmp_path / f"{number}.txt").write_text(f"number {number}")
         first = read_dataset(tmp_path, memory)
-        assert (len(first.held_out), len(first.samples)) == (1, 19)
+        images = [row.image for row in first.rows]
+        assert {row.image for row in first.held_out} == choose_held_out(images, DEFAULT_HELD_OUT_SHARE)
+        assert len(first.held_out) + len(first.samples) == 20
         assert first.held_out[0].caption.startswith("number")
         (tmp_path / "0.png").rename(tmp_path / "zero.png")
         (tmp_path / "0.txt").rename(tmp_path / "zero.txt")
         assert read_dataset(tmp_path, memory).held_out[0].image == first.held_out[0].image
+
+    def test_a_folder_and_the_version_frozen_from_its_upload_are_the_same_data_set(
+        self, tmp_path: Path, memory: IdentityMemory
+    ) -> None:
+        lines = "\n".join(
+            json.dumps({"file_name": f"{number}.png", "text": f"number\u2028 {number}"}, ensure_ascii=False)
+            for number in range(20)
+        )
+        (tmp_path / "metadata.jsonl").write_text("\ufeff" + lines, encoding="utf-8")
+        for number in range(40):
+            (tmp_path / f"{number}.png").write_bytes(picture((number, 0, 0, 9 * number % 256), "RGBA"))
+            if number >= 20:
+                (tmp_path / f"{number}.txt").write_text(f"number {number}\n", encoding="utf-8-sig")
+        uploaded = {
+            line.file_name: line.text or "" for line in metadata_lines((tmp_path / "metadata.jsonl").read_bytes())
+        }
+        for sidecar in tmp_path.glob("*.txt"):
+            uploaded[f"{sidecar.stem}.png"] = sidecar_text(sidecar.read_bytes()) or ""
+        frozen = assemble(
+            [_uploaded(tmp_path / name, clean_caption(text)) for name, text in uploaded.items()], DEFAULT_HELD_OUT_SHARE
+        )
+        found = read_dataset(tmp_path, memory)
+        assert [row.caption for row in found.rows] == [entry.row.caption for entry in frozen]
+        assert found.digest == version_digest(entry.row for entry in frozen)
+        assert found.held_out
 
     def test_names_every_problem(self, tmp_path: Path, memory: IdentityMemory) -> None:
         (tmp_path / "good.png").write_bytes(picture((0, 0, 0)))
@@ -120,6 +151,24 @@ class TestReadDataset:
         assert caught.value.code == "empty_dataset"
         assert "metadata.jsonl" in caught.value.hint
 
+    def test_a_caption_that_is_no_text_is_a_problem_not_a_guess(self, tmp_path: Path, memory: IdentityMemory) -> None:
+        (tmp_path / "a.png").write_bytes(picture((0, 0, 0)))
+        (tmp_path / "a.txt").write_bytes("Ähre".encode("latin-1"))
+        with pytest.raises(PatinaError, match=r"a\.txt is not UTF-8 text"):
+            read_dataset(tmp_path, memory)
+
     def test_counts_pictures_without_a_caption(self, tmp_path: Path, memory: IdentityMemory) -> None:
         (tmp_path / "a.png").write_bytes(picture((0, 0, 0)))
         assert read_dataset(tmp_path, memory).without_caption == 1
+
+
+def _uploaded(file: Path, caption: str) -> VersionImage:
+    image, identity = decode_upload(file.read_bytes())
+    row = VersionRow(
+        image=identity,
+        caption=caption,
+        original_width=image.width,
+        original_height=image.height,
+        source_name=file.name,
+    )
+    return VersionImage(row, identity)
