@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
 from contracts.buckets import Placement
 from contracts.dataset import image_identity
+from trainer.pixels import FORMATS, upright_on_white
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on files it cannot read."""
 
@@ -46,19 +46,18 @@ def decode(data: bytes) -> Image.Image:
         image.load()
     if getattr(image, "n_frames", 1) > 1:
         raise ValueError("animated")
-    profile = image.info.get("icc_profile")
-    return _on_white(_to_srgb(ImageOps.exif_transpose(image), profile))
+    return upright_on_white(image)
 
 
 def to_tensor(image: Image.Image, placement: Placement, *, flipped: bool) -> torch.Tensor:
-    """Resize to cover the bucket, cut the window, and scale to [-1, 1] as [3, height, width]."""
+    """Resize to cover the bucket, mirror, cut the window, and scale to [-1, 1] as [3, height, width]."""
     bucket = placement.bucket
     if image.size != (placement.resized_width, placement.resized_height):
         image = image.resize((placement.resized_width, placement.resized_height), Image.Resampling.LANCZOS)
-    left, top = placement.crop_left, placement.crop_top
-    image = image.crop((left, top, left + bucket.width_px, top + bucket.height_px))
     if flipped:
         image = ImageOps.mirror(image)
+    left, top = placement.crop_left, placement.crop_top
+    image = image.crop((left, top, left + bucket.width_px, top + bucket.height_px))
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(bucket.height_px, bucket.width_px, 3).permute(2, 0, 1).float() / 127.5 - 1.0
 
@@ -99,35 +98,3 @@ class IdentityMemory:
             os.write(handle, ("\n" + json.dumps(entry) + "\n").encode())
         finally:
             os.close(handle)
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
-    alpha = None
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-        image = image.convert("RGB")
-    elif image.mode not in ("RGB", "CMYK", "L"):
-        image = image.convert("RGB")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            converted = None  # a profile that cannot be applied is ignored, as browsers do
-        image = converted if converted is not None else image
-    image = image.convert("RGB")
-    if alpha is not None:
-        image.putalpha(alpha)
-    return image
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode != "RGBA":
-        return image
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image.convert("RGB"), mask=image.getchannel("A"))
-    return white

@@ -15,12 +15,12 @@ import sys
 import warnings
 from typing import Any
 
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from contracts.dataset import image_identity
+from trainer.pixels import FORMATS, upright_on_white
 from worker.decode import LENGTH
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 40_000_000
 MIN_SIDE_PX = 16
 MAX_SIDE_PX = 8192
@@ -70,8 +70,7 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
         image.load()
     except (OSError, SyntaxError, ValueError, EOFError, struct.error):
         raise Refusal("the file is damaged or cut off") from None
-    profile = image.info.get("icc_profile")
-    upright = _flatten(_to_srgb(ImageOps.exif_transpose(image), profile))
+    upright = upright_on_white(image)
     pixels = upright.tobytes()
     # Built from the pixels alone: no profile, position, comment or transparency of the file survives.
     return Image.frombytes("RGB", upright.size, pixels), image_identity(upright.width, upright.height, pixels)
@@ -98,39 +97,6 @@ def _check_size(image: Image.Image) -> None:
         raise Refusal(f"{width}x{height} is more than {limit}")
     if min(width, height) < MIN_SIDE_PX:
         raise Refusal(f"{width}x{height} is smaller than {MIN_SIDE_PX} px a side")
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB or RGBA in sRGB; a profile that cannot be applied is ignored, as browsers do."""
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
-    alpha = None
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-        image = image.convert("RGB")
-    elif image.mode not in ("RGB", "CMYK", "L"):
-        image = image.convert("RGB")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            image = converted if converted is not None else image
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            pass
-    image = image.convert("RGB")
-    if alpha is not None:
-        image.putalpha(alpha)
-    return image
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    if image.mode != "RGBA":
-        return image
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image.convert("RGB"), mask=image.getchannel("A"))
-    return white
 
 
 def _limit_process() -> None:

@@ -13,7 +13,14 @@ import pytest
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate")
 CONTROL_PLANE = ("api", "broker", "catalog", "contracts", "patina")
-LIGHT_MODULES = ("sdxl.tokens", "worker.light", "worker.train", "worker.launcher", "worker.decode")
+LIGHT_MODULES = (
+    "sdxl.tokens",
+    "worker.light",
+    "worker.train",
+    "worker.launcher",
+    "worker.decode",
+    "worker.decode_child",
+)
 NOT_AT_API_START = ("pyarrow", "PIL", "datasets", "s3fs")
 
 

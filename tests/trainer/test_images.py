@@ -11,6 +11,8 @@ from PIL import Image
 
 import trainer.images
 from contracts.buckets import Bucket, place
+from contracts.dataset import VersionRow
+from trainer.feed import Views
 from trainer.images import IdentityMemory, decode, to_tensor
 from worker.decode_child import decode as decode_upload
 
@@ -51,6 +53,14 @@ class TestToTensor:
         assert plain.shape == (3, 16, 16)
         assert -1 <= plain.min() < plain.max() <= 1
         assert torch.equal(to_tensor(GRADIENT.convert("RGB"), placement, flipped=True), plain.flip(-1))
+
+    def test_a_mirrored_window_is_the_mirror_of_the_plain_one_and_has_its_own_left_edge(self) -> None:
+        picture = GRADIENT.resize((41, 24)).rotate(90).resize((41, 24)).convert("RGB")
+        row = VersionRow(image="x", original_width=41, original_height=24, source_name="x")
+        views = Views((Bucket(24, 24),))
+        plain, flipped = views.of(row).placement, views.of(row, flipped=True).placement
+        assert (plain.crop_left, flipped.crop_left) == (8, 9)
+        assert torch.equal(to_tensor(picture, flipped, flipped=True), to_tensor(picture, plain, flipped=False).flip(-1))
 
 
 class TestIdentityMemory:

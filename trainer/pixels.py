@@ -1,0 +1,53 @@
+"""Any picture to upright sRGB on white: the one way pictures become pixels, for uploads and for the trainer alone.
+
+Pillow alone: the child that opens uploads has it without torch. Knows nothing about files, limits or identities.
+"""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageCms, ImageOps
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+def upright_on_white(image: Image.Image) -> Image.Image:
+    """A loaded picture as RGB in sRGB: turned as its EXIF says, colours converted, transparency over white.
+
+    A profile that cannot be applied is ignored, as browsers do.
+    """
+    profile = image.info.get("icc_profile")
+    return _on_white(_to_srgb(ImageOps.exif_transpose(image), profile))
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
+        image = image.convert("I").point(lambda value: value / 257).convert("L")
+    alpha = None
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    elif image.mode not in ("RGB", "CMYK", "L"):
+        image = image.convert("RGB")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            converted = None  # a profile that cannot be applied is ignored, as browsers do
+        image = converted if converted is not None else image
+    image = image.convert("RGB")
+    if alpha is not None:
+        image.putalpha(alpha)
+    return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    return white
