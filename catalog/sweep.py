@@ -5,6 +5,7 @@ Any process may sweep at any time, several at once too: every step is a guarded 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from catalog.db import db_now, ring
 from catalog.generations import service as generations
 from catalog.jobs import ALSO_RUNG, MAX_FAILURES, Job, JobState, Kind, returned
 from catalog.runs import progress as runs
+from catalog.workers import service as workers
 from contracts.failures import FAILURES, FailureCode
 
 RING_AGAIN_AFTER_S = 30.0
@@ -64,6 +66,17 @@ def sweep(session: Session, ring_again_after_s: float = RING_AGAIN_AFTER_S) -> S
     for queue in sorted(queues):
         ring(session, queue)
     return SweepReport(requeued, failed, cancelled, tuple(sorted(queues)))
+
+
+def give_up_dead_workers(session: Session, host: str, boot_id: str, alive: Callable[[int], bool]) -> tuple[str, ...]:
+    """End at once the leases of this host's workers whose process is gone; the next sweep takes up their jobs.
+
+    Without it a worker that starts after a crash would wait for leases nobody will ever prolong.
+    """
+    gone = workers.forget_dead_workers(session, host, boot_id, alive)
+    held = and_(Job.state == JobState.LEASED, Job.lease_owner.in_(gone))
+    _change(session, held, {"lease_until": 0.0})
+    return tuple(gone)
 
 
 def _change(session: Session, which: ColumnElement[bool], values: dict[str, Any]) -> tuple[JobRef, ...]:

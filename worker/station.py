@@ -12,15 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from broker.ring import ring
 from broker.settings import BrokerSettings
 from catalog.blobs import BlobStore
 from catalog.db import Database
+from catalog.sweep import give_up_dead_workers
 from catalog.workers import service as workers
 from contracts.failures import FailureCode, PatinaError
 from worker.settings import WorkerSettings
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PID_NAMESPACE = Path("/proc/self/ns/pid")
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ def open_station(role: str, devices: Sequence[str] = (), settings: WorkerSetting
         host=host,
         worker_id=f"{role}-{host}-{os.getpid()}-{secrets.token_hex(4)}",
     )
+    _give_up_dead_workers(station)
     station.register()
     if devices:
         with database.session() as session:
@@ -94,5 +101,27 @@ def _ring(queue: str, broker: BrokerSettings) -> None:
     ring(queue, broker)
 
 
+def _give_up_dead_workers(station: Station) -> None:
+    if not BOOT_ID.is_file():
+        return  # another machine may have the same name, and its processes cannot be seen from here
+    with station.database.session() as session:
+        dead = give_up_dead_workers(session, station.host, _boot_id(), _is_alive)
+    if dead:
+        log.warning("station.gave_up_dead_workers", workers=dead)
+
+
 def _boot_id() -> str:
-    return BOOT_ID.read_text().strip() if BOOT_ID.is_file() else "unknown"
+    """Names the table in which this process has its id: containers of one host, even of one name, have their own."""
+    if not BOOT_ID.is_file():
+        return "unknown"
+    return f"{BOOT_ID.read_text().strip()} {PID_NAMESPACE.readlink()}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

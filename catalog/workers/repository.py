@@ -43,6 +43,12 @@ def alive_workers(session: Session, within_s: float) -> Sequence[Worker]:
     return session.scalars(query.order_by(Worker.host, Worker.role, Worker.id)).all()
 
 
+def of_kernel(session: Session, host: str, boot_id: str) -> Sequence[Worker]:
+    """Workers of one host since it booted."""
+    query = select(Worker).where(Worker.owner == SHARED_OWNER, Worker.host == host, Worker.boot_id == boot_id)
+    return session.scalars(query).all()
+
+
 def slots(session: Session, host: str | None = None) -> Sequence[DeviceSlot]:
     """Slots of one host or of all."""
     query = select(DeviceSlot).where(DeviceSlot.owner == SHARED_OWNER).order_by(DeviceSlot.host, DeviceSlot.index)

@@ -7,7 +7,7 @@ back when a run waits and nothing was generated for a while.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -92,6 +92,18 @@ def heartbeat_worker(session: Session, worker_id: str) -> bool:
 def forget_worker(session: Session, worker_id: str) -> None:
     """Note that a worker has stopped in good order."""
     repository.remove_worker(session, worker_id)
+
+
+def forget_dead_workers(session: Session, host: str, boot_id: str, alive: Callable[[int], bool]) -> list[str]:
+    """Forget this host's workers whose process is gone, and free what their engines hold; returns their ids.
+
+    Only for a caller that sees the host's processes: ``boot_id`` must name the very process table it looks into.
+    """
+    gone = [worker.id for worker in repository.of_kernel(session, host, boot_id) if not alive(worker.pid)]
+    for worker_id in gone:
+        release_engine_slot(session, host, worker_id)
+        repository.remove_worker(session, worker_id)
+    return gone
 
 
 def alive_workers(session: Session, within_s: float = 60.0) -> Sequence[Worker]:

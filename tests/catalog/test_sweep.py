@@ -15,7 +15,9 @@ from catalog.db import Database
 from catalog.generations import service as generations
 from catalog.jobs import Job, JobState, Queue
 from catalog.runs import service as runs
-from catalog.sweep import SweepReport, sweep
+from catalog.sweep import SweepReport, give_up_dead_workers, sweep
+from catalog.workers import service as workers
+from catalog.workers.service import Device
 from contracts.dataset import DatasetStatus, Fate
 from contracts.generate import GenerationRequest, GenerationStatus
 from contracts.run import RunReason, RunStatus
@@ -29,6 +31,39 @@ def _sweep(database: Database) -> SweepReport:
 def _read_run(database: Database, owner: str, run_id: str) -> Any:
     with database.reading() as session:
         return runs.read(session, owner, run_id)
+
+
+class TestDeadWorkers:
+    def test_on_this_host_give_up_their_jobs_and_devices_at_once(
+        self, database: Database, make: Any, owner: str
+    ) -> None:
+        lost, kept = make.run(), make.run()
+        with database.session() as session:
+            workers.register_host(session, "here", [Device("cpu")])
+            for worker_id, pid in (("dead", 7), ("living", 8)):
+                workers.register_worker(session, worker_id, "train", "here", "boot-1", pid)
+                assert jobs.claim(session, Queue.TRAIN, worker_id, 600)
+            assert workers.lease_engine_slot(session, "here", "dead", 600)
+        assert _sweep(database).requeued == ()
+        with database.session() as session:
+            assert give_up_dead_workers(session, "here", "boot-1", lambda pid: pid != 7) == ("dead",)
+        assert [ref.subject_id for ref in _sweep(database).requeued] == [lost.id]
+        assert _read_run(database, owner, kept.id).reason != RunReason.WORKER_LOST
+        with database.reading() as session:
+            assert [slot.held_by for slot in workers.list_slots(session)] == [None]
+            assert [worker.id for worker in workers.alive_workers(session)] == ["living"]
+
+    @pytest.mark.parametrize(("host", "boot_id"), [("elsewhere", "boot-1"), ("here", "boot-2")])
+    def test_that_cannot_be_seen_from_here_are_left_alone(
+        self, database: Database, make: Any, host: str, boot_id: str
+    ) -> None:
+        make.run()
+        with database.session() as session:
+            workers.register_worker(session, "away", "train", host, boot_id, 7)
+            assert jobs.claim(session, Queue.TRAIN, "away", 600)
+        with database.session() as session:
+            assert give_up_dead_workers(session, "here", "boot-1", lambda _pid: False) == ()
+        assert _sweep(database).requeued == ()
 
 
 class TestLostWorker:

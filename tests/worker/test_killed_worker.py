@@ -91,7 +91,8 @@ def checkpoints(station: Station, run_id: str) -> list[Path]:
 class TestKilledWorker:
     def test_a_run_ends_in_the_same_weights_once(self, station: Station, home: Path, tmp_path: Path) -> None:
         run_id = queue_run(station)
-        with running("train", home, **FAST) as worker:
+        # A lease nobody would wait for: its successor on the same machine sees that the process is gone.
+        with running("train", home, **FAST | {"PATINA_LEASE_S": "3600"}) as worker:
             assert worker.wait_until(lambda: checkpoints(station, run_id), 240), "".join(worker.lines[-60:])
             orphans = marked(home.resolve())
             assert orphans
