@@ -56,6 +56,8 @@ def work(station: Station, shift: Shift) -> bool:
         claim = workers.claim_with_device(
             session, Queue.TRAIN, station.worker_id, station.host, station.settings.lease_s
         )
+        if claim is None:
+            progress.no_device(session)
     if claim is None:
         return False
     log.info("run.claimed", run=claim.subject_id, job=claim.job_id, fence=claim.fence, slot=claim.slot)

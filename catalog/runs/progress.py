@@ -48,6 +48,11 @@ def begin(session: Session, claim: jobs.Claim, device: str, *, keeps_directory: 
     return run
 
 
+def no_device(session: Session) -> None:
+    """A worker found every device held: whatever run waits, whoever's it is, waits for one and not for a worker."""
+    repository.change_reason(session, RunStatus.QUEUED, RunReason.WAITING, RunReason.WAITING_FOR_DEVICE)
+
+
 def record_events(session: Session, claim: jobs.Claim, events: Sequence[Event], offset: int) -> int:
     """Copy lines of events.jsonl; ``offset`` is the byte after the last of them. Returns the last seq.
 

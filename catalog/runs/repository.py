@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from catalog.runs.models import Run, RunEvent, RunPreview
-from contracts.run import RunStatus
+from contracts.run import RunReason, RunStatus
 
 
 def owned(owner: str) -> Select[Run]:
@@ -19,6 +19,11 @@ def owned(owner: str) -> Select[Run]:
 def by_id(session: Session, owner: str, run_id: str) -> Run | None:
     """One run, as the database has it now."""
     return session.scalar(owned(owner).where(Run.id == run_id).execution_options(populate_existing=True))
+
+
+def change_reason(session: Session, status: RunStatus, before: RunReason, after: RunReason) -> None:
+    """Give every owner's runs of this status another reason: it speaks of the instance and not of a run."""
+    session.execute(update(Run).where(Run.status == status, Run.reason == before).values(reason=after))
 
 
 def count_named(session: Session, owner: str, recipe: str) -> int:

@@ -63,14 +63,9 @@ def slots_with_state(session: Session) -> Sequence[tuple[DeviceSlot, bool, bool]
 
 def take_slot(session: Session, host: str, values: dict[str, object]) -> int | None:
     """Write ``values`` into a free slot of the host and return its index; None when all are held."""
-    best = (
-        select(DeviceSlot.id)
-        .where(DeviceSlot.owner == SHARED_OWNER, DeviceSlot.host == host, free)
-        .order_by(DeviceSlot.index)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=DeviceSlot)
-        .cte("best")
-    )
+    # Locked before looking: a job that has just been given a slot must be seen as leased by the statement below.
+    session.execute(select(DeviceSlot.id).where(*_of_host(host)).order_by(DeviceSlot.id).with_for_update())
+    best = select(DeviceSlot.id).where(*_of_host(host), free).order_by(DeviceSlot.index).limit(1).cte("best")
     statement = update(DeviceSlot).where(DeviceSlot.id.in_(select(best.c.id)))
     return session.scalar(statement.values(**values).returning(DeviceSlot.index), execution_options=_AS_IS)
 

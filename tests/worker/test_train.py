@@ -285,11 +285,12 @@ class TestDevices:
 
         def look() -> None:
             assert not train.work(station, Shift()), "the only device is taken"
-            seen.append(run_of(station, second).status)
+            waiting = run_of(station, second)
+            seen.extend((waiting.status, waiting.reason))
             cancel(station, first)
 
         _while_it_trains(station, first, look)
-        assert seen == ["queued"]
+        assert seen == ["queued", "waiting_for_device"]
 
 
 def _while_it_trains(station: Station, run_id: str, then: Callable[[], object], shift: Shift | None = None) -> None:
