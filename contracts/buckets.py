@@ -44,7 +44,10 @@ def default_step_px(native_px: int) -> int:
 
 
 def bucket_table(resolution_px: int, step_px: int, max_aspect: float) -> tuple[Bucket, ...]:
-    """Every bucket of at most resolution_px squared pixels whose sides are multiples of step_px."""
+    """The largest buckets of at most resolution_px squared pixels whose sides are multiples of step_px.
+
+    Where none is within max_aspect, one square of resolution_px, cut to the 8 px of a latent.
+    """
     area = resolution_px * resolution_px
     found = set()
     for width in range(step_px, int(resolution_px * math.sqrt(max_aspect)) + step_px, step_px):

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """Immutable, no unknown keys, and the docstring under a field is its help text everywhere."""
+    """Immutable, no unknown keys, no infinite numbers, and the docstring under a field is its help text everywhere."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def canonical_json(value: Any) -> str:

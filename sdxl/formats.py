@@ -143,7 +143,7 @@ def tail_hash(path: Path) -> str:
 
 def _write(path: Path, state: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, temporary, metadata)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())

@@ -117,7 +117,9 @@ def decode(base: Base, latents: torch.Tensor) -> NDArray[np.float32]:
         latents = latents * spread / vae.config.scaling_factor + mean
     else:
         latents = latents / vae.config.scaling_factor
-    pictures = [vae.decode(latent[None], return_dict=False)[0] for latent in latents]
+    # The VAE computes in its own type, also when the UNet is called under autocast.
+    with torch.autocast(latents.device.type, enabled=False):
+        pictures = [vae.decode(latent[None], return_dict=False)[0] for latent in latents]
     unit = (torch.cat(pictures) * 0.5 + 0.5).clamp(0, 1)
     result: NDArray[np.float32] = unit.permute(0, 2, 3, 1).float().cpu().numpy()
     return result

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from contracts.failures import FAILURES, InvalidInput, PatinaError
 from contracts.rundir import Failed, RunDir
+from trainer.files import write_atomically
 from trainer.recipe import Recipe, read_recipe
 
 FAILED = 1
@@ -109,6 +110,4 @@ def _record(error: InvalidInput, folder: Path) -> None:
         hint=error.hint,
         retryable=FAILURES[error.code].retryable,
     )
-    temporary = run_dir.outcome.with_name(f".tmp-{os.getpid()}-outcome.json")
-    temporary.write_text(failed.model_dump_json(indent=2))
-    os.replace(temporary, run_dir.outcome)
+    write_atomically(run_dir.outcome, failed.model_dump_json(indent=2))

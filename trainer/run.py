@@ -5,12 +5,14 @@ Knows nothing about the command line, about failures, or about how any of the pa
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from contracts import events
 from contracts.adapter import AdapterHeader
+from contracts.failures import FailureCode, PatinaError
 from contracts.rundir import Completed, Environment, Manifest, Outcome, RunDir, Stopped
 from contracts.train import TrainConfig
 from sdxl.formats import save_adapter, save_full
@@ -187,6 +189,10 @@ class _Attempt:
         loss = held_out_loss(
             rows, self.config.held_out.timesteps, self.parts.feed, self.parts.objective, self.processes
         )
+        if not math.isfinite(loss):
+            raise PatinaError(
+                FailureCode.NAN_LOSS, f"The held-out loss after step {self.record.step} is not a finite number."
+            )
         self.report(events.HeldOut(at=time.time(), step=self.record.step, loss=loss))
         return loss
 

@@ -7,6 +7,7 @@ entry. Knows nothing about what the tensors are.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections.abc import Iterable, Mapping
@@ -46,7 +47,9 @@ class Shards:
             try:
                 shard = Dataset.from_file(str(file))
                 keys = shard.data.column("key").to_pylist()
-            except (pa.ArrowInvalid, OSError, KeyError):
+            except (pa.ArrowInvalid, OSError, KeyError) as error:
+                if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                    raise  # the machine's trouble (no handles, no rights), not the file's
                 file.unlink(missing_ok=True)  # damaged on disk: its entries are made again
                 continue
             for row, key in enumerate(keys):

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from sdxl.base import load_base
 from sdxl.conditioning import encode_prompts, unconditional
-from sdxl.sampling import sample, to_bytes
+from sdxl.sampling import decode, sample, to_bytes
 
 PROMPTS = ["red heart", "a face"]
 SEEDS = [3, 4]
@@ -71,6 +71,14 @@ class TestSample:
     def test_runs_in_half_precision_on_a_gpu(self, tiny_base):
         found = ours(load_base(tiny_base, dtype=torch.bfloat16, device="cuda"))
         assert np.isfinite(found).all()
+
+
+class TestDecode:
+    def test_is_in_fp32_also_under_the_autocast_of_a_full_fine_tune(self, base):
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = decode(base, latents)
+        assert np.array_equal(inside, decode(base, latents))
 
 
 class TestToBytes:

@@ -197,6 +197,17 @@ class TestFailures:
         newest = max((tmp_path / "run" / "checkpoints").iterdir())
         assert all(tensor.isfinite().all() for tensor in load_file(newest / "weights.safetensors").values())
 
+    def test_a_held_out_loss_that_is_no_number_is_said_before_any_step(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(trainer.run, "held_out_loss", lambda *_: float("nan"))
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        assert train(recipe, tmp_path / "run", cache_dir) == 1
+        outcome = outcome_of(tmp_path / "run")
+        assert isinstance(outcome, Failed)
+        assert (outcome.code, outcome.step) == ("nan_loss", 0)
+        assert losses(tmp_path / "run") == []
+
     def test_a_data_set_with_broken_files_names_all_of_them(
         self, base_dir: Path, cache_dir: Path, tmp_path: Path
     ) -> None:
