@@ -7,7 +7,7 @@ two. Knows nothing about models. Reads safetensors only, never pickles.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ SDXL_CONFIGS = Path(__file__).parent / "configs"
 """Configs of SDXL 1.0 in diffusers form, for single files, which carry none."""
 TOKENIZERS = Path(__file__).parents[1] / "bases" / "emoji-xl"
 """CLIP's vocabulary, the same for every SDXL."""
+
+MAPPED_BYTES = 2**28
+"""What is read of a mapped file counts as this process's memory until it is closed; so it is closed after so much."""
 
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -101,7 +104,8 @@ def tensors(files: BaseFiles, component: str) -> Iterator[tuple[str, torch.Tenso
     """A component's tensors under diffusers names, in the file's dtype, mapped from disk rather than copied."""
     for path in weight_files(files, component):
         with _opened(path) as file:
-            yield from _renamed(files, component, file.keys(), file.get_tensor)
+            keys = file.keys()
+        yield from _renamed(files, component, keys, _reader(path))
 
 
 def shapes(files: BaseFiles, component: str) -> dict[str, tuple[int, ...]]:
@@ -130,6 +134,21 @@ def _renamed(files: BaseFiles, component: str, keys: Any, read: Any) -> Iterator
     levels = original.vae_levels(names)
     for name in names:
         yield from original.to_diffusers(component, name, read(prefix + name), levels)
+
+
+def _reader(path: Path) -> Callable[[str], torch.Tensor]:
+    """Reads tensors by name; a mapping ends when the file is opened anew and none of its tensors is held."""
+    file, read_bytes = _opened(path), 0
+
+    def read(key: str) -> torch.Tensor:
+        nonlocal file, read_bytes
+        if read_bytes >= MAPPED_BYTES:
+            file, read_bytes = _opened(path), 0
+        tensor: torch.Tensor = file.get_tensor(key)
+        read_bytes += tensor.nbytes
+        return tensor
+
+    return read
 
 
 def _folder_name(component: str, key: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
