@@ -20,7 +20,7 @@ from typing import BinaryIO
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 
@@ -87,6 +87,8 @@ async def receive_files(request: Request, folder: Path, limits: UploadLimits) ->
                 gathered.clear()
         await run_in_threadpool(spool.feed, bytes(gathered))
         return spool.finish()
+    except ClientDisconnect:
+        raise _unreadable() from None  # nobody hears it, and it is nothing for the log either
     finally:
         spool.close()
 

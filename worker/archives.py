@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, cast
 
 from contracts.failures import FAILURES, FailureCode
 
@@ -20,6 +20,8 @@ MAX_TOTAL_BYTES = 8 * 1024**3
 MAX_RATIO = 100
 RATIO_FREE_BYTES = 1024**2
 CHUNK_BYTES = 256 * 1024
+DIRECTORY_BYTES_EACH = 1024
+"""Room for an entry in the table of contents: 46 bytes and its name."""
 ENCRYPTED_FLAG = 0x1
 JUNK_NAMES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
@@ -55,7 +57,7 @@ def members(archive: IO[bytes], limits: Limits | None = None) -> Iterator[Member
     """
     limits = limits or Limits()
     try:
-        opened = zipfile.ZipFile(archive)
+        opened = zipfile.ZipFile(cast(IO[bytes], _Sips(archive, limits.entries * DIRECTORY_BYTES_EACH)))
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
         words = FAILURES[FailureCode.NOT_A_ZIP]
         raise NotAnArchive(f"{words.message} {words.hint}") from None
@@ -76,6 +78,24 @@ def members(archive: IO[bytes], limits: Limits | None = None) -> Iterator[Member
             member, used = _read(opened, info, min(limits.entry_bytes, left), limits.ratio)
             left -= used
             yield member
+
+
+class _Sips:
+    """A file that gives at most so many bytes at once: zipfile reads a table of contents whole, however long it is."""
+
+    def __init__(self, file: IO[bytes], most_bytes: int) -> None:
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._file = file
+        self._most_bytes = max(most_bytes, CHUNK_BYTES)
+
+    def read(self, count: int = -1) -> bytes:
+        """As of a file; the text of the refusal is shown to the user."""
+        if count > self._most_bytes:
+            raise NotAnArchive("Its table of contents is too long; pack fewer files at once.")
+        return self._file.read(count)
+
+    def close(self) -> None:
+        """The file is closed by whoever opened it."""
 
 
 def _is_litter(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from api.uploads import (
     remove_leftovers,
     temporary_folder,
 )
+from contracts.failures import InvalidInput
 
 LIMITS = UploadLimits(request_bytes=5_000_000, file_bytes=2_500_000, files=4)
 BOUNDARY = "frontier"
@@ -138,6 +140,17 @@ class TestRefusals:
     def test_a_body_that_breaks_off_is_refused(self, client: TestClient, body: bytes) -> None:
         status, problem = send(client, body)
         assert (status, problem["code"]) == (422, "invalid_input")
+
+    def test_a_client_that_hangs_up_is_no_error_of_the_server(self, tmp_path: Path) -> None:
+        headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
+        messages = iter([{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}])
+
+        async def receive() -> dict[str, Any]:
+            return next(messages)
+
+        request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+        with pytest.raises(InvalidInput):
+            asyncio.run(receive_files(request, tmp_path, LIMITS))
 
     def test_a_field_that_is_no_file_is_named(self, client: TestClient) -> None:
         status, problem = send(client, part('name="caption"', b"a cat") + END)

@@ -47,6 +47,11 @@ class TestRefusals:
         with pytest.raises(NotAnArchive, match="at most 2"):
             list(members(zipped(("a", b""), ("b", b""), ("c", b"")), Limits(entries=2)))
 
+    def test_a_table_of_contents_of_any_length_is_not_read_into_memory(self) -> None:
+        archive = zipped(*((f"{index:0200}.png", b"") for index in range(2000)))
+        with pytest.raises(NotAnArchive, match="table of contents is too long"):
+            list(members(archive, Limits(entries=2)))
+
     def test_a_member_that_unpacks_too_large_is_refused_and_the_next_one_taken(self) -> None:
         archive = zipped(("big", bytes(3 * 1024**2)), ("small", b"x"), compression=zipfile.ZIP_STORED)
         found = list(members(archive, Limits(entry_bytes=2 * 1024**2)))
