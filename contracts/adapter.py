@@ -42,6 +42,7 @@ class AdapterHeader(Frozen):
             "modelspec.resolution": f"{self.resolution_px}x{self.resolution_px}",
             "modelspec.date": self.created,
             "modelspec.prediction_type": "v" if self.prediction_type == "v_prediction" else "epsilon",
+            "ss_v2": "False",
             "ss_base_model_version": "sdxl_base_v1-0",
             "ss_output_name": self.name,
             "ss_steps": str(self.steps),
@@ -54,6 +55,7 @@ class AdapterHeader(Frozen):
                 "ss_network_module": "networks.lora",
                 "ss_network_dim": str(self.rank),
                 "ss_network_alpha": str(self.alpha),
+                "ss_network_args": "{}",
             }
         return metadata
 

@@ -68,7 +68,7 @@ def _end_in_words(job: Job, run_dir: RunDir, processes: Processes, requests: Req
             outcome, manifest = train(job, run_dir, processes, requests, report, record)
         except StopRequested:
             requests.done("stop")
-            outcome = Stopped(step=0)
+            outcome = Stopped(step=record.step)
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is becomes an outcome
             outcome = _failed(error, record.step)
         processes_may_end = isinstance(outcome, Failed) or processes.is_main

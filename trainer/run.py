@@ -56,6 +56,10 @@ def train(
         write_atomically(run_dir.environment, environment.model_dump_json(indent=2))
     found = identify(job, processes, report)
     checkpoint, changes = _resumable(run_dir, config, found, environment, processes, report)
+    if checkpoint is not None:
+        # Before any work, so that a stop or a failure meanwhile names the step that the next attempt goes on from.
+        for name in asdict(record):
+            setattr(record, name, getattr(checkpoint.state, name))
     parts = gather(job, found, processes, requests, report)
     attempt = _Attempt(config, run_dir, processes, report, environment, found, parts, record)
     if checkpoint is not None:
@@ -146,8 +150,6 @@ class _Attempt:
         flat.fill(moments["exp_avg"], checkpoint.tensors("first_moments"))
         flat.fill(moments["exp_avg_sq"], checkpoint.tensors("second_moments"))
         moments["step"].fill_(checkpoint.state.step)
-        for name in asdict(self.record):
-            setattr(self.record, name, getattr(checkpoint.state, name))
 
     def run(self, requests: Requests, tracked: str) -> Outcome:
         if self.record.step == 0:

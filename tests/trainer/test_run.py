@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import trainer.run
 from contracts import events
 from contracts.adapter import AdapterHeader
-from contracts.rundir import Completed, Environment, Failed, Manifest, RunDir
+from contracts.rundir import Completed, Environment, Failed, Manifest, RunDir, Stopped
 from sdxl.base import identity, load_base
 from tests.trainer.tiny import events_of, losses, make_recipe, outcome_of, same, train, weights_of
 from trainer.files import manifest_entry
@@ -74,6 +74,17 @@ class TestRequestsByFile:
         assert [event.step for event in said if isinstance(event, events.Preview)] == [0, 1, 2]
         assert [event.step for event in said if isinstance(event, events.CheckpointSaved)] == [1, 2]
         assert not list((run_dir.root / "control").iterdir())
+
+    def test_a_stop_while_a_resumed_run_encodes_names_the_step_it_goes_on_from(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=3, preview__prompts=[])
+        run_dir = RunDir(tmp_path / "run")
+        (run_dir.root / "control").mkdir(parents=True)
+        for cache in (cache_dir, tmp_path / "cold"):
+            run_dir.control("stop").touch()
+            assert train(recipe, run_dir.root, cache) == 0
+            assert outcome_of(run_dir.root) == Stopped(step=1)
 
 
 class TestTheWeights:

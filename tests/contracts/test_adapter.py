@@ -1,0 +1,53 @@
+"""The header of weights files: ours comes back, other tools find their keys, and strange text is no header."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.adapter import AdapterHeader
+
+HEADER = AdapterHeader(
+    name="my-style", method="lora", base_identity="a" * 64, config_digest="b" * 64, dataset_version="c" * 64,
+    trigger_word="tok", rank=8, alpha=4.0, targets="attn-ff", resolution_px=1024, prediction_type="v_prediction",
+    steps=100, created="2026-01-01T00:00:00+00:00",
+)  # fmt: skip
+ASKED_OF_MODELSPEC = {
+    "modelspec.sai_model_spec",
+    "modelspec.architecture",
+    "modelspec.implementation",
+    "modelspec.title",
+    "modelspec.resolution",
+}
+ASKED_BY_KOHYA = {
+    "ss_v2",
+    "ss_base_model_version",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_network_args",
+}
+
+
+class TestAdapterHeader:
+    def test_comes_back_from_its_metadata(self) -> None:
+        assert AdapterHeader.from_metadata(HEADER.to_metadata()) == HEADER
+
+    def test_has_what_other_tools_must_find_all_of_it_text(self) -> None:
+        metadata = HEADER.to_metadata()
+        assert metadata.keys() >= ASKED_OF_MODELSPEC | ASKED_BY_KOHYA
+        assert {type(value) for value in metadata.values()} == {str}
+        assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+        assert metadata["modelspec.trigger_phrase"] == "tok"
+        assert metadata["modelspec.prediction_type"] == "v"
+        assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("8", "4.0")
+
+    def test_of_a_full_fine_tune_claims_no_network(self) -> None:
+        full = HEADER.model_copy(update={"method": "full", "rank": None, "alpha": None, "targets": None})
+        metadata = full.to_metadata()
+        assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
+        assert not [key for key in metadata if key.startswith("ss_network")]
+
+    @pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", HEADER.model_dump_json().replace("4.0", "Infinity")])
+    def test_is_none_where_there_is_none_to_be_trusted(self, text: str | None) -> None:
+        assert AdapterHeader.from_metadata({} if text is None else {"patina.header": text}) is None
+        assert AdapterHeader.from_metadata(None) is None
