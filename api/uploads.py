@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 import time
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,12 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
+from catalog.datasets.captions import tidy_name
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 
 WRITE_BYTES = 1 << 20
 """Bytes gathered from the wire before a thread parses and writes them."""
 
-MAX_NAME_CHARACTERS = 255
 PREFIX = "upload-"
 LEFTOVER_AFTER_S = 24 * 3600.0
 
@@ -194,9 +193,7 @@ class _Spool:
 
 def clean_name(raw: bytes) -> str:
     """A file's name as text for the ledger; it never becomes a path on the server."""
-    text = unicodedata.normalize("NFC", raw.decode("utf-8", "replace")).replace("\\", "/")
-    visible = "".join(character for character in text if unicodedata.category(character)[0] != "C")
-    return visible.strip("/ ")[-MAX_NAME_CHARACTERS:]
+    return tidy_name(raw.decode("utf-8", "replace"))
 
 
 def _boundary(request: Request) -> bytes:

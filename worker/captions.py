@@ -1,4 +1,4 @@
-"""Captions as they are offered: the text of a sidecar, the lines of a metadata.jsonl, plain names.
+"""Captions as they are offered: the text of a sidecar, the lines of a metadata.jsonl.
 
 Which caption belongs to which picture is catalog/datasets/captions.py. Knows nothing about files or the database.
 """
@@ -7,18 +7,12 @@ from __future__ import annotations
 
 import json
 
+from catalog.datasets.captions import tidy_name
 from catalog.datasets.ingest import MetadataLine
 from contracts.captions import MAX_CAPTION_CHARACTERS
 
-MAX_NAME_CHARACTERS = 400
 MAX_CAPTION_FILE_BYTES = 1024**2
 MAX_METADATA_BYTES = 64 * 1024**2
-
-
-def tidy_name(name: str) -> str:
-    """A name as an archive gives it, as a plain relative one; it is only ever shown and compared."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    return "/".join(parts)[-MAX_NAME_CHARACTERS:] or "unnamed"
 
 
 def sidecar_text(data: bytes) -> str | None:
@@ -43,14 +37,14 @@ def _line(number: int, text: str) -> MetadataLine:
         row = json.loads(text)
     except (ValueError, RecursionError):
         return MetadataLine(number, "", None, "the line is not JSON")
-    file_name = row.get("file_name") if isinstance(row, dict) else None
-    if not isinstance(file_name, str) or not file_name.strip("./\\ "):
+    offered = row.get("file_name") if isinstance(row, dict) else None
+    file_name = tidy_name(offered) if isinstance(offered, str) else ""
+    if not file_name:
         return MetadataLine(number, "", None, 'the line has no "file_name"')
     caption = row.get("text")
     if not isinstance(caption, str):
-        return MetadataLine(number, tidy_name(file_name), None, 'the line has no "text"')
+        return MetadataLine(number, file_name, None, 'the line has no "text"')
     if len(caption) > MAX_CAPTION_CHARACTERS:
-        return MetadataLine(
-            number, tidy_name(file_name), None, f"the caption is longer than {MAX_CAPTION_CHARACTERS} characters"
-        )
-    return MetadataLine(number, tidy_name(file_name), caption)
+        return MetadataLine(number, file_name, None, f"the caption is longer than {MAX_CAPTION_CHARACTERS} characters")
+    # JSON can name half a surrogate pair, which is no text.
+    return MetadataLine(number, file_name, caption.encode("utf-8", "replace").decode())

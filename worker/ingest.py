@@ -17,10 +17,11 @@ from sqlalchemy.orm import Session
 from catalog import jobs
 from catalog.blobs import image_key, make_key
 from catalog.datasets import ingest
+from catalog.datasets.captions import tidy_name
 from catalog.datasets.ingest import DecodedImage, Member
 from catalog.datasets.models import DatasetFile
 from worker.archives import Limits, NotAnArchive, members
-from worker.captions import MAX_CAPTION_FILE_BYTES, MAX_METADATA_BYTES, metadata_lines, sidecar_text, tidy_name
+from worker.captions import MAX_CAPTION_FILE_BYTES, MAX_METADATA_BYTES, metadata_lines, sidecar_text
 from worker.decode import MAX_FILE_BYTES, Decoder, Refused
 from worker.lease import Lease
 from worker.station import Station
@@ -135,7 +136,7 @@ def _archive(reading: Reading, file: DatasetFile, key: str) -> Fate:
         with reading.station.blobs.open(key) as stream:
             for index, member in enumerate(members(stream, Limits())):
                 reading.check()
-                name = tidy_name(member.name)
+                name = tidy_name(member.name) or "unnamed"
                 if member.data is None:
                     found.append(Member(name, 0, None, member.refused))
                     continue

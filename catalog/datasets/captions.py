@@ -8,11 +8,14 @@ files show the same pixels, a caption for either is a caption for the image, and
 from __future__ import annotations
 
 import posixpath
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from contracts.dataset import Fate
+
+MAX_NAME_CHARACTERS = 400
 
 
 class ImageFile(NamedTuple):
@@ -68,6 +71,17 @@ def pair(images: Sequence[ImageFile], captions: Sequence[CaptionFile]) -> Pairin
         for image in found:
             _choose(chosen, fates, image, caption)
     return Pairing(chosen, fates)
+
+
+def tidy_name(name: str) -> str:
+    """A file's name as it was offered, in the one form in which names are shown and compared; it never is a path.
+
+    Relative, with forward slashes, composed, without what cannot be seen, cut at the front; empty when nothing is left.
+    """
+    # "C" is control and format characters and half surrogates, which no database keeps as text.
+    visible = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c)[0] != "C")
+    parts = [part for part in visible.replace("\\", "/").strip("/ ").split("/") if part not in ("", ".", "..")]
+    return "/".join(parts)[-MAX_NAME_CHARACTERS:]
 
 
 def stem(name: str) -> str:

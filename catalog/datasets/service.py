@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from catalog import jobs
 from catalog.datasets import repository
+from catalog.datasets.captions import tidy_name
 from catalog.datasets.ingest import kind_of, settle
 from catalog.datasets.models import Dataset, DatasetFile, DatasetVersion
 from catalog.datasets.repository import Counts
@@ -97,7 +98,7 @@ def offer_upload(
     row = DatasetFile(
         owner=owner,
         dataset_id=dataset.id,
-        filename=_clean_name(filename),
+        filename=tidy_name(filename) or "unnamed",
         kind=kind_of(filename),
         blob_key=blob_key,
         bytes=size_bytes,
@@ -117,7 +118,7 @@ def note_refused(session: Session, owner: str, dataset_id: str, filename: str, s
     row = DatasetFile(
         owner=owner,
         dataset_id=_find(session, owner, dataset_id).id,
-        filename=_clean_name(filename),
+        filename=tidy_name(filename) or "unnamed",
         kind=kind_of(filename),
         bytes=size_bytes,
         fate=Fate.REJECTED,
@@ -250,12 +251,6 @@ def _view(dataset: Dataset, counts: Counts) -> DatasetView:
     filled = DatasetStatus.READY if counts.images else DatasetStatus.EMPTY
     status = DatasetStatus.INGESTING if counts.pending or counts.being_read else filled
     return DatasetView(dataset.id, dataset.name, status, counts.images, counts.pending, dataset.created_at)
-
-
-def _clean_name(filename: str) -> str:
-    """The offered name as a relative path with forward slashes; it is only ever shown and compared."""
-    parts = [part for part in filename.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    return "/".join(parts)[-400:] or "unnamed"
 
 
 def _row_values(version: DatasetVersion, position: int, entry: VersionImage) -> dict[str, object]:

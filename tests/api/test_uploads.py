@@ -171,7 +171,7 @@ class TestNames:
             (b"a\x00b\n.png", "ab.png"),
             ("e\u0301.png".encode(), "\u00e9.png"),
             (b"\xff.png", "\ufffd.png"),
-            (b"x" * 300 + b".png", "x" * 251 + ".png"),
+            (b"x" * 500 + b".png", "x" * 396 + ".png"),
         ],
     )
     def test_a_name_is_text_for_the_ledger(self, raw: bytes, name: str) -> None:

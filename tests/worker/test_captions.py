@@ -1,29 +1,8 @@
-"""Captions as they are offered: sidecars, metadata.jsonl, names."""
+"""Captions as they are offered: sidecars and metadata.jsonl."""
 
 from __future__ import annotations
 
-import pytest
-
-from worker.captions import metadata_lines, sidecar_text, tidy_name
-
-
-class TestTidyName:
-    @pytest.mark.parametrize(
-        ("given", "tidy"),
-        [
-            ("../../a.png", "a.png"),
-            ("/etc/a.png", "etc/a.png"),
-            ("c:\\pictures\\a.png", "c:/pictures/a.png"),
-            ("./x//a.png", "x/a.png"),
-            ("..", "unnamed"),
-        ],
-    )
-    def test_is_plain_and_relative(self, given: str, tidy: str) -> None:
-        assert tidy_name(given) == tidy
-
-    def test_is_cut_at_the_front(self) -> None:
-        assert len(tidy_name("a" * 9000 + ".png")) == 400
-        assert tidy_name("a" * 9000 + ".png").endswith(".png")
+from worker.captions import metadata_lines, sidecar_text
 
 
 class TestSidecar:
@@ -59,3 +38,7 @@ class TestMetadataLines:
         (line,) = metadata_lines(b'{"file_name": "a.png", "text": "' + b"x" * 10_001 + b'"}')
         assert line.reason is not None
         assert "longer than" in line.reason
+
+    def test_what_json_can_say_and_no_text_can_hold_is_replaced(self) -> None:
+        (line,) = metadata_lines(b'{"file_name": "a\\ud800\\u0000.png", "text": "a \\ud800 cat"}')
+        assert (line.file_name, line.text) == ("a.png", "a ? cat")

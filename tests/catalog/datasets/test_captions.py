@@ -1,8 +1,10 @@
-"""Matching captions to images."""
+"""Names, and matching captions to images by them."""
 
 from __future__ import annotations
 
-from catalog.datasets.captions import CaptionFile, ImageFile, beside, pair, stem
+import pytest
+
+from catalog.datasets.captions import CaptionFile, ImageFile, beside, pair, stem, tidy_name
 from contracts.dataset import Fate
 
 LOOSE = 0
@@ -19,6 +21,28 @@ def _sidecar(file_id: int, name: str, text: str, scope: int = LOOSE) -> CaptionF
 
 def _line(file_id: int, target: str, text: str, scope: int = LOOSE) -> CaptionFile:
     return CaptionFile(file_id, scope, f"metadata.jsonl:{file_id}", target, True, text)
+
+
+class TestTidyName:
+    @pytest.mark.parametrize(
+        ("given", "tidy"),
+        [
+            ("../../a.png", "a.png"),
+            ("/etc/a.png", "etc/a.png"),
+            ("c:\\pictures\\a.png", "c:/pictures/a.png"),
+            ("./x//a.png", "x/a.png"),
+            ("..", ""),
+            ("e\u0301.png", "\u00e9.png"),
+            ("\U0001f469\u200d\U0001f4bb.png", "\U0001f469\U0001f4bb.png"),
+            ("a\x00b\ud800.png", "ab.png"),
+        ],
+    )
+    def test_is_plain_and_relative(self, given: str, tidy: str) -> None:
+        assert tidy_name(given) == tidy
+
+    def test_is_cut_at_the_front(self) -> None:
+        assert len(tidy_name("a" * 9000 + ".png")) == 400
+        assert tidy_name("a" * 9000 + ".png").endswith(".png")
 
 
 class TestPair:
