@@ -19,6 +19,7 @@ from patina.demo.judge import StyleJudge
 from patina.demo.measure import HeldOutEmoji, load_held_out, measure, read_pictures
 from patina.demo.server import server
 from patina.follow import follow
+from patina.home import holder
 from patina.output import AsJson, console, duration, facts, give
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +40,12 @@ def demo(
     """Train a LoRA on 200 Twemoji pictures and show what it changed: a few minutes on two cores."""
     started = time.monotonic()
     home = folder / "home"
+    if running := holder(home):
+        raise PatinaError(
+            FailureCode.ALREADY_RUNNING,
+            f"Another demo runs in {folder} (process {running.pid}).",
+            "Wait for its end, or choose another folder with --folder.",
+        )
     shutil.rmtree(home, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     held_out = load_held_out(JUDGE_FOLDER)
