@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 BATCH = 64
-STEPS = 6000
+STEPS = 4400
 PEAK_LEARNING_RATE = 1e-3
 WARMUP_STEPS = 200
 DECAY_SHARE = 0.4
