@@ -28,6 +28,24 @@ class TestImport:
         assert done.stdout.strip() == "[]"
 
 
+class TestDoors:
+    """The whole application, so that no layer can be left out of it (tests/api/test_access.py has every case)."""
+
+    @pytest.mark.parametrize("path", ["/api/v1/datasets", "/api/v1/runs", "/healthz", "/docs", "/openapi.json"])
+    def test_a_foreign_host_name_reads_nothing(self, client: TestClient, path: str) -> None:
+        assert client.get(path, headers={"host": "evil.example"}).json()["code"] == "forbidden_origin"
+
+    @pytest.mark.parametrize("path", ["/api/v1/datasets", "/api/v1/runs/run_0/cancel", "/api/v1/datasets/d/files"])
+    def test_a_foreign_page_writes_nothing(self, client: TestClient, path: str) -> None:
+        answer = client.post(path, headers={"origin": "https://evil.example"})
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden_origin")
+
+    def test_what_a_form_can_send_is_not_read_as_json(self, client: TestClient) -> None:
+        answer = client.post("/api/v1/datasets", content=b'{"name": "x"}', headers={"content-type": "text/plain"})
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+        assert client.get("/api/v1/datasets").json()["items"] == []
+
+
 class TestRefusals:
     def test_a_server_open_to_the_network_needs_a_key_to_exist(self, tmp_path: Path) -> None:
         settings = ApiSettings(home=tmp_path, host="0.0.0.0")

@@ -245,6 +245,7 @@ class TestPath:
         self, station: Station, decoder: Decoder, shift: Shift, tmp_path: Path
     ) -> None:
         before = set(tmp_path.iterdir())
-        upload(station, {"x.zip": zipped({"../../../escape.png": picture(1)})})
+        upload(station, {"x.zip": zipped({f"{'../' * depth}escape.png": picture(depth) for depth in range(1, 8)})})
         read_all(station, decoder, shift)
         assert set(tmp_path.iterdir()) == before
+        assert list(tmp_path.rglob("*escape*")) == [], "a name from an archive became a path"
