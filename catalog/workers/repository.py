@@ -11,11 +11,9 @@ from catalog.db import SHARED_OWNER, db_now
 from catalog.jobs import Job, JobState
 from catalog.workers.models import DeviceSlot, Worker
 
+# Also when its lease has run out: until the sweep takes the job away, a late heartbeat may bring its holder back.
 held_by_job = exists().where(
-    Job.id == DeviceSlot.job_id,
-    Job.fence == DeviceSlot.job_fence,
-    Job.state == JobState.LEASED,
-    Job.lease_until > db_now(),
+    Job.id == DeviceSlot.job_id, Job.fence == DeviceSlot.job_fence, Job.state == JobState.LEASED
 )
 held_by_engine = and_(DeviceSlot.engine_id.is_not(None), func.coalesce(DeviceSlot.engine_lease_until, 0) > db_now())
 free = and_(not_(held_by_job), not_(held_by_engine))

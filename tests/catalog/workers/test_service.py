@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from catalog import jobs
 from catalog.db import Database
 from catalog.jobs import Claim, JobState, Queue
+from catalog.sweep import sweep
 from catalog.workers import service as workers
 from catalog.workers.models import Worker
 from catalog.workers.service import Device, EngineSlot
@@ -110,11 +111,17 @@ class TestClaimWithDevice:
         assert _holders(database) == [None]
         assert _claim(database) is not None
 
-    def test_the_device_of_a_lost_worker_is_free_when_its_lease_is_over(self, database: Database) -> None:
-        assert _claim(database, lease_s=-1) is not None
+    def test_the_device_of_a_lost_worker_is_free_when_the_sweep_has_taken_its_job(self, database: Database) -> None:
+        lost = _claim(database, lease_s=-1)
+        assert lost is not None
+        assert _claim(database) is None, "its holder may only be late, and still compute on it"
+        with database.session() as session:
+            sweep(session)
         found = _claim(database)
         assert found is not None
-        assert found.subject_id == "run_2"
+        assert found.slot == lost.slot
+        with database.session() as session:
+            assert jobs.heartbeat(session, lost.job_id, lost.fence, 60) is None
 
     def test_two_devices_hold_two_jobs(self, database: Database) -> None:
         with database.session() as session:
