@@ -25,6 +25,8 @@ class Machine:
     """`patina up` on one home."""
 
     home: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    """PATINA_* variables besides the home and the port."""
     process: subprocess.Popen[str] | None = None
     said: dict[str, Any] = field(default_factory=dict)
 
@@ -33,7 +35,7 @@ class Machine:
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PATINA_")}
-        return kept | {"PATINA_HOME": str(self.home), "PATINA_PORT": "0"}
+        return kept | {"PATINA_HOME": str(self.home), "PATINA_PORT": "0"} | self.settings
 
     def up(self, *options: str) -> dict[str, Any]:
         """Start it in a session of its own and wait until it says that it is ready."""
@@ -82,9 +84,9 @@ class Machine:
 
 
 @contextmanager
-def machine_on(home: Path) -> Iterator[Machine]:
+def machine_on(home: Path, **settings: str) -> Iterator[Machine]:
     """A machine whose processes are gone afterwards, whatever the test did."""
-    made = Machine(home)
+    made = Machine(home, settings)
     try:
         yield made
     finally:

@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 
 import structlog
+import torch
 from sqlalchemy.orm import Session
 
 from catalog.workers import service as workers
 from catalog.workers.service import EngineSlot
 from inference.engine import Engine
 from worker.station import Station
+
+DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +71,7 @@ class EngineRoom:
         self._engine = Engine(
             Path(base_source).expanduser().resolve(),
             device=self._slot.device,
+            dtype=DTYPES[self._station.settings.precision],
             adapter_cache_bytes=self._station.settings.adapter_cache_bytes,
             base_identity=base_identity,
             max_pictures=self._station.settings.batch,

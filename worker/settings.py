@@ -56,6 +56,9 @@ class WorkerSettings(BaseSettings):
     idle_unload_s: float = Field(default=15.0, ge=0)
     """How long the engine stays loaded without work while a run waits for its device."""
 
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the engine computes in, the VAE aside; auto is bf16 on a GPU and fp32 on a CPU. Runs have their own."""
+
     adapter_cache_bytes: int = Field(default=2 * 1024**3, ge=0)
     """How much memory of its device an engine's adapters may take."""
 
