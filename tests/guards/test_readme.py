@@ -1,21 +1,28 @@
-"""The README's tree is the architecture page: it names every package and every top folder that is there."""
+"""The README's tree is the architecture page: it names every top folder and every module, one phrase each."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+FOLDERS = ("bases", "configs", "datasets", "benchmarks", "docs", "tests")
+UNNAMED = ("tests", "migrations")
 
 
 class TestTree:
     def test_it_lists_every_package(self, root: Path) -> None:
-        readme = root / "README.md"
-        if not readme.exists():
-            pytest.skip("there is no README yet")
-        text = readme.read_text()
+        text = (root / "README.md").read_text()
         folders = sorted(path.parent.name for path in root.glob("*/__init__.py"))
-        folders += [
-            name for name in ("bases", "configs", "datasets", "benchmarks", "docs", "tests") if (root / name).is_dir()
-        ]
         assert folders
-        assert [name for name in folders if f"{name}/" not in text] == []
+        assert [name for name in (*folders, *FOLDERS) if f"\n{name}/" not in text] == []
+
+    def test_it_has_a_phrase_for_every_module(self, root: Path) -> None:
+        tree = (root / "README.md").read_text().partition("## The tree")[2]
+        packages = [path.parent for path in root.glob("*/__init__.py")] + [root / "benchmarks", root / "bases"]
+        modules = [
+            path.relative_to(package).as_posix()
+            for package in packages
+            for path in package.rglob("*.py")
+            if path.name != "__init__.py" and not set(path.relative_to(root).parts) & set(UNNAMED)
+        ]
+        assert len(modules) > 50
+        assert [name for name in modules if f"  {name} " not in tree] == []
