@@ -79,13 +79,6 @@ def put_average(modules: dict[str, nn.Module], average: list[torch.Tensor]) -> N
     torch._foreach_copy_(live, average)
 
 
-def load_average(folder: Path, modules: dict[str, nn.Module]) -> int:
-    """Put the newest checkpoint's averaged weights into ``modules``; return the step it is of."""
-    state = torch.load(folder / "state.pt", weights_only=True)
-    put_average(modules, state["average"])
-    return int(state["step"])
-
-
 def read_log(folder: Path) -> tuple[list[int], list[float]]:
     """The loss curve; where a resumed run logged a step twice, the later line counts."""
     lines = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]

@@ -1,0 +1,48 @@
+"""One tiny base, one set of pictures and one finished run for every test of the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.random_sdxl import write_base
+from tests.trainer.tiny import make_pictures, make_recipe, train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Bit-equal results need equal thread counts; the processes the tests start have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-base")
+    write_base(folder, size="tiny", dtype=torch.float16)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared: whatever one test has encoded, the next reads."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def finished(base_dir: Path, pictures: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of SETTINGS, trained without interruption."""
+    folder = tmp_path_factory.mktemp("finished")
+    recipe = make_recipe(folder / "recipe.yaml", base_dir, pictures)
+    assert train(recipe, folder / "run", cache_dir) == 0
+    return folder / "run"
