@@ -18,6 +18,8 @@ class Dataset(Listed):
     __table_args__ = (UniqueConstraint("owner", "name"), Index("ix_datasets_listed", "owner", "created_at", "id"))
 
     name: Mapped[str]
+    captions_revision: Mapped[int] = mapped_column(default=0)
+    """Counts changes of its images and captions, so that nobody edits what they have not seen."""
 
 
 class DatasetFile(Base):
@@ -53,12 +55,19 @@ class DatasetFile(Base):
     caption_source: Mapped[str | None]
     """Name of the file the caption came from."""
     target: Mapped[str | None]
-    """Of a caption row: the image file it names, or that name without extension for a sidecar."""
+    """Of a caption row: the image file it names, or that name without extension for a sidecar; of a mask row: the
+    name of its image without extension."""
+    concept: Mapped[str | None]
+    """Of an image row: what its folder or metadata says it shows."""
+    repeats: Mapped[int | None]
+    """Of an image row: how often its folder or metadata wants it in an epoch."""
+    note: Mapped[str | None]
+    """What was done to an image or taken from a metadata file, for whoever offered it."""
     offered_at: Mapped[float] = mapped_column(default=db_now())
 
 
 class DatasetImage(Base):
-    """One image of a dataset, by its identity, with the caption chosen for it."""
+    """One image of a dataset, by its identity, with the caption its files gave it and what people changed."""
 
     __tablename__ = "dataset_images"
     __table_args__ = (Index("ix_dataset_images_image", "owner", "image"),)
@@ -71,7 +80,42 @@ class DatasetImage(Base):
     height: Mapped[int]
     source_name: Mapped[str]
     caption: Mapped[str | None]
+    """What the uploaded files say."""
     caption_source: Mapped[str | None]
+    edited_caption: Mapped[str | None]
+    """What a person says instead; later uploads do not touch it."""
+    split_mark: Mapped[str | None]
+    """The split a person chose; None leaves it to the content hash."""
+    removed_at: Mapped[float | None]
+    """When it was taken out of the dataset; it can be put back."""
+    likeness: Mapped[str | None]
+    """Perceptual hash, in hexadecimal (contracts/likeness.py)."""
+    near_image: Mapped[str | None]
+    """The image of this dataset it looks most like, when it looks much like one."""
+
+
+class DatasetEdit(Base):
+    """A change of captions by a person, which can be undone."""
+
+    __tablename__ = "dataset_edits"
+    __table_args__ = (Index("ix_dataset_edits_dataset", "dataset_id", "id"),)
+
+    id: Mapped[int] = mapped_column(Row, primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    action: Mapped[str]
+    made_at: Mapped[float] = mapped_column(default=db_now())
+    undone_at: Mapped[float | None]
+
+
+class DatasetEditChange(Base):
+    """What an edit did to one image: its ``edited_caption`` before and after."""
+
+    __tablename__ = "dataset_edit_changes"
+
+    edit_id: Mapped[int] = mapped_column(Row, ForeignKey("dataset_edits.id"), primary_key=True)
+    image: Mapped[str] = mapped_column(primary_key=True)
+    before: Mapped[str | None]
+    after: Mapped[str | None]
 
 
 class DatasetVersion(Base):
@@ -105,3 +149,5 @@ class DatasetVersionRow(Base):
     original_width: Mapped[int]
     original_height: Mapped[int]
     source_name: Mapped[str]
+    mask: Mapped[str | None]
+    mask_key: Mapped[str | None]
