@@ -82,6 +82,11 @@ class DatasetImage(Base):
     caption: Mapped[str | None]
     """What the uploaded files say."""
     caption_source: Mapped[str | None]
+    concept: Mapped[str | None]
+    repeats: Mapped[int] = mapped_column(default=1)
+    mask: Mapped[str | None]
+    """Identity of the mask offered beside it."""
+    mask_key: Mapped[str | None]
     edited_caption: Mapped[str | None]
     """What a person says instead; later uploads do not touch it."""
     split_mark: Mapped[str | None]

@@ -66,4 +66,7 @@ def _row(entry: VersionImage, blobs: BlobStore) -> dict[str, Any]:
     values = entry.row.model_dump(mode="json")
     # The path carries the image identity, by which the trainer keys cached latents.
     image = {"bytes": blobs.get_bytes(entry.blob_key), "path": f"{entry.row.image}.png"}
-    return {**values, "image": image, "mask": None}
+    mask = None
+    if entry.mask_key is not None:
+        mask = {"bytes": blobs.get_bytes(entry.mask_key), "path": f"{entry.row.mask}.png"}
+    return {**values, "image": image, "mask": mask}

@@ -254,11 +254,11 @@ def _view(dataset: Dataset, counts: Counts) -> DatasetView:
 
 
 def _row_values(version: DatasetVersion, position: int, entry: VersionImage) -> dict[str, object]:
-    values = entry.row.model_dump(exclude={"mask"})
     return {
-        **values,
+        **entry.row.model_dump(),
         "owner": version.owner,
         "version_id": version.id,
         "position": position,
         "blob_key": entry.blob_key,
+        "mask_key": entry.mask_key,
     }

@@ -10,40 +10,45 @@ from contracts.dataset import Split, VersionRow, choose_held_out, in_canonical_o
 
 
 class VersionImage(NamedTuple):
-    """A row of a version and where the pixels of its image lie."""
+    """A row of a version and where the pixels of its image and mask lie."""
 
     row: VersionRow
     blob_key: str
+    mask_key: str | None = None
 
 
 def assemble(images: Iterable[VersionImage], share: float) -> list[VersionImage]:
     """The images in canonical order, each in its split."""
     images = list(images)
     kept_out = choose_held_out((image.row.image for image in images), share)
-    by_image = {image.row.image: image.blob_key for image in images}
+    by_image = {image.row.image: image for image in images}
     rows = [
         image.row.model_copy(update={"split": Split.HELD_OUT if image.row.image in kept_out else Split.TRAIN})
         for image in images
     ]
-    return [VersionImage(row, by_image[row.image]) for row in in_canonical_order(rows)]
+    return [by_image[row.image]._replace(row=row) for row in in_canonical_order(rows)]
 
 
 def current_image(image: DatasetImage) -> VersionImage:
     """An image of a dataset as a version would have it, before the split is chosen."""
     row = VersionRow(
         image=image.image,
+        mask=image.mask,
         caption=image.caption or "",
+        concept=image.concept,
+        repeats=image.repeats,
         original_width=image.width,
         original_height=image.height,
         source_name=image.source_name,
     )
-    return VersionImage(row, image.blob_key)
+    return VersionImage(row, image.blob_key, image.mask_key)
 
 
 def frozen_image(stored: DatasetVersionRow) -> VersionImage:
     """An image of a version as it was frozen."""
     row = VersionRow(
         image=stored.image,
+        mask=stored.mask,
         caption=stored.caption,
         concept=stored.concept,
         repeats=stored.repeats,
@@ -52,4 +57,4 @@ def frozen_image(stored: DatasetVersionRow) -> VersionImage:
         original_height=stored.original_height,
         source_name=stored.source_name,
     )
-    return VersionImage(row, stored.blob_key)
+    return VersionImage(row, stored.blob_key, stored.mask_key)
