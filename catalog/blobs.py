@@ -6,10 +6,13 @@ renamed; elsewhere (S3) fsspec's upload becomes visible whole. Both are reached 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import secrets
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -66,16 +69,28 @@ class BlobStore:
 
     def put_file(self, key: str, path: Path) -> str:
         """Store a copy of a file and return the sha256 of the bytes that were stored."""
-        hasher = hashlib.sha256()
         with path.open("rb") as source:
-            if self._local is None:
-                with self._fs.open(self._remote(key), "wb") as sink:
-                    _copy(source, sink, hasher)
-                return hasher.hexdigest()
-            target = self._path(key, make_parent=True)
-            with _open_new(target) as (file, temporary):
-                _copy(source, file, hasher)
-                _settle(file, temporary, target)
+            return self.put_stream(key, _chunks(source))
+
+    def put_stream(self, key: str, chunks: Iterable[bytes]) -> str:
+        """Store bytes that come in parts and return their sha256; when ``chunks`` fails, nothing is there."""
+        hasher = hashlib.sha256()
+        if self._local is None:
+            sink = self._fs.open(self._remote(key), "wb")
+            try:
+                _write(chunks, sink, hasher)
+            except BaseException:
+                # Closing would make what has come so far a blob.
+                with contextlib.suppress(Exception):
+                    sink.discard()
+                    sink.closed = True
+                raise
+            sink.close()
+            return hasher.hexdigest()
+        target = self._path(key, make_parent=True)
+        with _open_new(target) as (file, temporary):
+            _write(chunks, file, hasher)
+            _settle(file, temporary, target)
         return hasher.hexdigest()
 
     def open(self, key: str) -> IO[bytes]:
@@ -98,7 +113,7 @@ class BlobStore:
         hasher = hashlib.sha256()
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.open(key) as source, _open_new(path) as (file, temporary):
-            _copy(source, file, hasher)
+            _write(_chunks(source), file, hasher)
             _settle(file, temporary, path)
         return hasher.hexdigest()
 
@@ -128,6 +143,13 @@ class BlobStore:
             self._path(key).unlink(missing_ok=True)
         elif self._fs.exists(self._remote(key)):
             self._fs.rm_file(self._remote(key))
+
+    def free_bytes(self) -> int | None:
+        """Room left on the disk the store is on; None for object storage, which has no end."""
+        if self._local is None:
+            return None
+        self._local.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self._local).free
 
     def _remote(self, key: str) -> str:
         return f"{self._root}/{make_key(key)}"
@@ -170,8 +192,13 @@ def _settle(file: IO[bytes], temporary: Path, target: Path) -> None:
         os.close(folder)
 
 
-def _copy(source: IO[bytes], sink: IO[bytes], hasher: Any) -> None:
+def _chunks(source: IO[bytes]) -> Iterator[bytes]:
     while chunk := source.read(CHUNK_BYTES):
+        yield chunk
+
+
+def _write(chunks: Iterable[bytes], sink: IO[bytes], hasher: Any) -> None:
+    for chunk in chunks:
         hasher.update(chunk)
         sink.write(chunk)
 

@@ -24,10 +24,16 @@ class FailureCode(StrEnum):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
+    PRECONDITION_FAILED = "precondition_failed"
+    PRECONDITION_REQUIRED = "precondition_required"
     FORBIDDEN_ORIGIN = "forbidden_origin"
     UNAUTHENTICATED = "unauthenticated"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     TOO_LARGE = "too_large"
+    STORAGE_FULL = "storage_full"
+    BAD_UPLOAD_HEADERS = "bad_upload_headers"
+    UNSUPPORTED_PROTOCOL = "unsupported_protocol"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
     NOT_A_ZIP = "not_a_zip"
     EMPTY_DATASET = "empty_dataset"
     UNFINISHED_INGEST = "unfinished_ingest"
@@ -73,6 +79,13 @@ FAILURES: dict[FailureCode, FailureText] = {
     FailureCode.CONFLICT: FailureText(
         message="The thing is not in a state that allows this.", hint="Read it again and decide from its status."
     ),
+    FailureCode.PRECONDITION_FAILED: FailureText(
+        message="It has changed since you read it.", hint="Read it again, look at what changed, and send the change anew."
+    ),
+    FailureCode.PRECONDITION_REQUIRED: FailureText(
+        message="The change does not say what it was based on.",
+        hint="Send If-Match with the ETag of what you read, or If-Match: * to change it whatever it is now.",
+    ),
     FailureCode.FORBIDDEN_ORIGIN: FailureText(
         message="The request came from another site or under a foreign host name.",
         hint="Call the server by the address it is bound to, from its own pages or without an Origin header.",
@@ -86,6 +99,20 @@ FAILURES: dict[FailureCode, FailureText] = {
     ),
     FailureCode.TOO_LARGE: FailureText(
         message="The upload is over a limit.", hint="Send less at once, or raise the limit in the server's settings."
+    ),
+    FailureCode.STORAGE_FULL: FailureText(
+        message="The server's disk is nearly full.",
+        hint="Free space on the server, or lower PATINA_DISK_RESERVE_BYTES there; `patina df` says what uses how much.",
+        retryable=True,
+    ),
+    FailureCode.BAD_UPLOAD_HEADERS: FailureText(
+        message="The headers of the upload cannot be read.", hint="Send them as the tus protocol 1.0.0 describes."
+    ),
+    FailureCode.UNSUPPORTED_PROTOCOL: FailureText(
+        message="The upload speaks another version of the tus protocol.", hint="Send Tus-Resumable: 1.0.0."
+    ),
+    FailureCode.CHECKSUM_MISMATCH: FailureText(
+        message="What arrived is not what was sent.", hint="Send it again from the same offset.", retryable=True
     ),
     FailureCode.NOT_A_ZIP: FailureText(
         message="The file is named .zip but is not a zip archive.",

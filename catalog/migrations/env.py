@@ -12,9 +12,10 @@ from catalog.jobs import Job as _Job
 from catalog.keys import models as _keys
 from catalog.registry import models as _registry
 from catalog.runs import models as _runs
+from catalog.uploads import models as _uploads
 from catalog.workers import models as _workers
 
-KNOWN = (_bases, _datasets, _generations, _Job, _keys, _registry, _runs, _workers)
+KNOWN = (_bases, _datasets, _generations, _Job, _keys, _registry, _runs, _uploads, _workers)
 """Importing them fills ``Base.metadata``."""
 
 context.configure(

@@ -1,0 +1,116 @@
+"""SQL over uploads, their pieces and what was received. Knows nothing about blobs or the tus protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy.orm import Session
+
+from catalog.datasets.models import DatasetFile
+from catalog.db import db_now
+from catalog.jobs import returned
+from catalog.uploads.models import ReceivedFile, Upload, UploadPiece
+from contracts.dataset import Fate
+
+
+def find(session: Session, owner: str, upload_id: str) -> Upload | None:
+    """One upload that has not expired."""
+    return session.scalar(
+        select(Upload).where(Upload.owner == owner, Upload.id == upload_id, Upload.expires_at > db_now())
+    )
+
+
+def unfinished(session: Session, owner: str, dataset_id: str) -> Sequence[Upload]:
+    """Uploads to a dataset that have bytes to come, oldest first."""
+    query = select(Upload).where(
+        Upload.owner == owner,
+        Upload.dataset_id == dataset_id,
+        Upload.received_bytes < Upload.length_bytes,
+        Upload.expires_at > db_now(),
+    )
+    return session.scalars(query.order_by(Upload.created_at, Upload.id)).all()
+
+
+def pieces(session: Session, owner: str, upload_id: str) -> Sequence[UploadPiece]:
+    """The pieces of an upload from its first byte on."""
+    query = select(UploadPiece).where(UploadPiece.owner == owner, UploadPiece.upload_id == upload_id)
+    return session.scalars(query.order_by(UploadPiece.start)).all()
+
+
+def count_pieces(session: Session, owner: str, upload_id: str) -> int:
+    """How many pieces an upload has."""
+    query = select(func.count()).where(UploadPiece.owner == owner, UploadPiece.upload_id == upload_id)
+    return session.scalar(query) or 0
+
+
+def advance(session: Session, owner: str, upload_id: str, start: int, end: int, keep_s: float, *, whole: bool) -> bool:
+    """Move the offset from ``start`` to ``end``, which is the length if ``whole`` and before it if not.
+
+    False when the offset is not at ``start`` (any more), or there is no upload.
+    """
+    fits = Upload.length_bytes == end if whole else Upload.length_bytes > end
+    moved = (
+        update(Upload)
+        .where(
+            Upload.owner == owner,
+            Upload.id == upload_id,
+            Upload.received_bytes == start,
+            fits,
+            Upload.expires_at > db_now(),
+        )
+        .values(received_bytes=end, expires_at=db_now() + keep_s)
+    )
+    return bool(returned(session, moved.returning(Upload.id)))
+
+
+def add_pieces(session: Session, rows: Iterable[UploadPiece]) -> None:
+    """Note where bytes lie."""
+    session.add_all(rows)
+    session.flush()
+
+
+def remove_pieces(session: Session, upload_ids: Sequence[str]) -> list[str]:
+    """Forget the pieces of uploads, which the caller has found to be the owner's or expired; their blobs' keys."""
+    gone = delete(UploadPiece).where(UploadPiece.upload_id.in_(upload_ids))
+    return [key for (key,) in returned(session, gone.returning(UploadPiece.blob_key))]
+
+
+def remove(session: Session, upload_ids: Sequence[str]) -> None:
+    """Forget uploads whose pieces are gone."""
+    session.execute(delete(Upload).where(Upload.id.in_(upload_ids)))
+
+
+def expired(session: Session, limit: int) -> list[str]:
+    """Uploads of any owner nobody has sent anything to for too long."""
+    query = select(Upload.id).where(Upload.expires_at <= db_now()).order_by(Upload.expires_at).limit(limit)
+    return list(session.scalars(query.with_for_update(skip_locked=True)))
+
+
+def note_received(session: Session, row: DatasetFile, sha256: str) -> None:
+    """Remember what an offered file was."""
+    values = {
+        "owner": row.owner,
+        "file_id": row.id,
+        "dataset_id": row.dataset_id,
+        "filename": row.filename,
+        "sha256": sha256,
+    }
+    session.execute(insert(ReceivedFile).values(**values))
+
+
+def received(session: Session, owner: str, dataset_id: str, sha256s: Sequence[str]) -> set[tuple[str, str]]:
+    """Name and content of what a dataset has of these; a file that could not be used may be offered again."""
+    read_once = or_(DatasetFile.image.is_not(None), DatasetFile.caption.is_not(None))
+    query = (
+        select(ReceivedFile.filename, ReceivedFile.sha256)
+        .join(DatasetFile, and_(DatasetFile.id == ReceivedFile.file_id, DatasetFile.owner == ReceivedFile.owner))
+        .where(
+            ReceivedFile.owner == owner,
+            ReceivedFile.dataset_id == dataset_id,
+            ReceivedFile.sha256.in_(sha256s),
+            # A caption that has no image yet is rejected until the image comes: it is not to be sent again.
+            or_(DatasetFile.fate != Fate.REJECTED, read_once),
+        )
+    )
+    return {(name, sha256) for name, sha256 in session.execute(query)}
