@@ -6,6 +6,7 @@ Everything else is the light worker's: it alone decodes pixels and opens archive
 from __future__ import annotations
 
 import zipfile
+from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -15,8 +16,16 @@ from api.schemas.datasets import UploadedFile, UploadOut
 from api.uploads import Received
 from catalog.blobs import upload_key
 from catalog.datasets import service
-from catalog.datasets.ingest import kind_of
+from catalog.uploads import service as uploads
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.layouts import FileKind, kind_of, why_not
+
+
+class Stored(NamedTuple):
+    """Where a file lies now, and what it is."""
+
+    key: str
+    sha256: str
 
 
 def take_in(here: Parts, owner: str, dataset: str, received: list[Received]) -> UploadOut:
@@ -26,17 +35,17 @@ def take_in(here: Parts, owner: str, dataset: str, received: list[Received]) -> 
     """
     for one in received:
         one.problem = one.problem or _judge(one)
-    keys: list[str | None] = []
+    stored: list[Stored | None] = []
     try:
         for one in received:
-            keys.append(_store(here, owner, one))
+            stored.append(_store(here, owner, one))
         with here.database.session() as session:
-            for one, key in zip(received, keys, strict=True):
-                _enter(session, owner, dataset, one, key)
+            for one, blob in zip(received, stored, strict=True):
+                _enter(session, owner, dataset, one, blob)
     except BaseException:
-        for key in keys:
-            if key is not None:
-                here.blobs.delete(key)
+        for blob in stored:
+            if blob is not None:
+                here.blobs.delete(blob.key)
         raise
     files = [_told(one) for one in received]
     accepted = sum(one.accepted for one in files)
@@ -58,30 +67,33 @@ def refuse_empty_upload(answer: UploadOut) -> None:
     raise InvalidInput(listed, "None of the files can be accepted.", refused[0].hint)
 
 
+def judge_name(name: str) -> PatinaError | None:
+    """Why a file of this name could never be used, if so."""
+    if kind_of(name) is FileKind.OTHER:
+        return InvalidInput([], f"{name} is not taken: {why_not(name)}.", "Send pictures with captions.")
+    return None
+
+
 def _judge(one: Received) -> PatinaError | None:
-    kind = kind_of(one.name)
-    if kind == "other":
-        return InvalidInput(
-            [],
-            f"{one.name} is neither image, caption, metadata.jsonl nor zip.",
-            "Send .png, .jpg, .jpeg or .webp images, .txt or .caption captions, metadata.jsonl, or a .zip of these.",
-        )
-    if kind == "archive" and not zipfile.is_zipfile(one.path):
+    problem = judge_name(one.name)
+    if problem is not None:
+        return problem
+    if kind_of(one.name) is FileKind.ARCHIVE and not zipfile.is_zipfile(one.path):
         return PatinaError(FailureCode.NOT_A_ZIP, f"{one.name} is named .zip but is not a zip archive.")
     return None
 
 
-def _store(here: Parts, owner: str, one: Received) -> str | None:
+def _store(here: Parts, owner: str, one: Received) -> Stored | None:
     if one.problem is not None:
         return None
     key = upload_key(owner)
-    here.blobs.put_file(key, one.path)
-    return key
+    return Stored(key, here.blobs.put_file(key, one.path))
 
 
-def _enter(session: Session, owner: str, dataset: str, one: Received, key: str | None) -> None:
-    if key is not None:
-        service.offer_upload(session, owner, dataset, one.name, key, one.bytes)
+def _enter(session: Session, owner: str, dataset: str, one: Received, blob: Stored | None) -> None:
+    if blob is not None:
+        row = service.offer_upload(session, owner, dataset, one.name, blob.key, one.bytes)
+        uploads.note_received(session, row, blob.sha256)
     elif one.problem is not None:
         service.note_refused(session, owner, dataset, one.name, one.bytes, one.problem.message)
 

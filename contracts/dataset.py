@@ -24,7 +24,7 @@ COLUMNS = (
 )
 """The columns of a version's Parquet, in order; image and mask are Hugging Face Image structs {bytes, path}."""
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif")
 CAPTION_EXTENSIONS = (".txt", ".caption")
 DEFAULT_HELD_OUT_SHARE = 0.05
 """Of the images, when nobody says which or how many are held out of training."""

@@ -9,7 +9,7 @@ import io
 
 from PIL import Image, ImageCms, ImageOps
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
 
 
 def upright_on_white(image: Image.Image) -> Image.Image:

@@ -1,16 +1,18 @@
 """Which caption belongs to which image: pure matching over ledger rows. Knows nothing about SQL.
 
-A sidecar ``a/cat.txt`` names ``a/cat.*``; a line of ``a/metadata.jsonl`` names a file exactly. Names are compared
-inside one archive, or among the files uploaded loose. A caption belongs to the image, not to the file: when two
-files show the same pixels, a caption for either is a caption for the image, and the newest one wins.
+A sidecar ``a/cat.txt`` names ``a/cat.*``; a line of ``a/metadata.jsonl`` names a file exactly, or the only one of that
+name in the folders below; a key of kohya's JSON names a file with or without folder and extension. Names are
+compared inside one archive, or among the files uploaded loose. A caption belongs to the image, not to the file: when
+two files show the same pixels, a caption for either is a caption for the image, and the newest one wins.
 """
 
 from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 from contracts.dataset import Fate
@@ -18,24 +20,36 @@ from contracts.dataset import Fate
 MAX_NAME_CHARACTERS = 400
 
 
+class Naming(StrEnum):
+    """How a caption names its image."""
+
+    SIDECAR = "sidecar"
+    """By the name without extension."""
+    LINE = "line"
+    """By the name."""
+    KEY = "key"
+    """By the name, whole or without folder and extension."""
+
+
 class ImageFile(NamedTuple):
-    """A ledger row that shows an image."""
+    """A ledger row that shows an image; ``image`` is None when it could not be read."""
 
     file_id: int
     scope: int
     name: str
-    image: str
+    image: str | None
 
 
 class CaptionFile(NamedTuple):
-    """A ledger row with a caption; ``exact``: the target is a file name with its extension."""
+    """A ledger row with a caption; ``folder`` is where the metadata file lies that it is in."""
 
     file_id: int
     scope: int
     name: str
     target: str
-    exact: bool
+    naming: Naming
     text: str
+    folder: str = ""
 
 
 class Chosen(NamedTuple):
@@ -44,6 +58,9 @@ class Chosen(NamedTuple):
     text: str
     source: str
     file_id: int
+
+
+Names = dict[tuple[int, str], list[ImageFile]]
 
 
 @dataclass(frozen=True)
@@ -57,15 +74,11 @@ class Pairing:
 
 def pair(images: Sequence[ImageFile], captions: Sequence[CaptionFile]) -> Pairing:
     """Match captions to images; rows come oldest first."""
-    exact: dict[tuple[int, str], list[str]] = {}
-    stems: dict[tuple[int, str], list[str]] = {}
-    for row in images:
-        exact.setdefault((row.scope, row.name), []).append(row.image)
-        stems.setdefault((row.scope, stem(row.name)), []).append(row.image)
+    find = _finder(images)
     chosen: dict[str, Chosen] = {}
     fates: dict[int, tuple[Fate, str | None, str | None]] = {}
     for caption in captions:
-        found = (exact if caption.exact else stems).get((caption.scope, caption.target), [])
+        found = list(dict.fromkeys(row.image for row in find(caption) if row.image is not None))
         if not found:
             fates[caption.file_id] = (Fate.REJECTED, f"there is no usable image named {caption.target}", None)
         for image in found:
@@ -92,6 +105,48 @@ def stem(name: str) -> str:
 def beside(metadata_name: str, file_name: str) -> str:
     """The name a metadata file's ``file_name`` has in the archive or upload."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(metadata_name), file_name))
+
+
+def _finder(images: Sequence[ImageFile]) -> Callable[[CaptionFile], list[ImageFile]]:
+    """Looks up the files a caption names."""
+    whole, stems, last, last_stems = (_by(images, key) for key in (str, stem, posixpath.basename, _bare))
+
+    def find(caption: CaptionFile) -> list[ImageFile]:
+        scope, target = caption.scope, caption.target
+        if caption.naming is Naming.SIDECAR:
+            return stems.get((scope, target), [])
+        if (scope, target) in whole:
+            return whole[scope, target]
+        if caption.naming is Naming.LINE:
+            below = [row for row in last.get((scope, posixpath.basename(target)), []) if _lies_in(row, caption.folder)]
+            return _only_one(below)
+        return (
+            stems.get((scope, target))
+            or _only_one(last.get((scope, posixpath.basename(target)), []))
+            or _only_one(last_stems.get((scope, posixpath.basename(target)), []))
+        )
+
+    return find
+
+
+def _by(images: Sequence[ImageFile], key: Callable[[str], str]) -> Names:
+    names: Names = {}
+    for row in images:
+        names.setdefault((row.scope, key(row.name)), []).append(row)
+    return names
+
+
+def _bare(name: str) -> str:
+    return stem(posixpath.basename(name))
+
+
+def _lies_in(row: ImageFile, folder: str) -> bool:
+    return not folder or row.name.startswith(f"{folder}/")
+
+
+def _only_one(found: list[ImageFile]) -> list[ImageFile]:
+    """A name alone says which file is meant only when there are no two of them."""
+    return found if len({row.name for row in found}) == 1 else []
 
 
 def _choose(

@@ -4,14 +4,13 @@ Every function is one step of an ``ingest`` job, whose subject is the dataset, a
 lease it raises ``LeaseLost`` and nothing is written. Every step may be repeated: a row that has met its fate keeps
 it, members of an archive are rows once, and an image is there once. One pass is:
 
-    while files := pending_files(...): read each, then record_image | record_caption | record_metadata |
-        record_members (archives) | reject
+    while files := pending_files(...): read each, then record_image | record_mask | record_caption |
+        record_metadata | record_members (archives and tables) | reject
     finish(...)
 """
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,53 +19,53 @@ from sqlalchemy.orm import Session
 from catalog import jobs
 from catalog.datasets import captions, repository
 from catalog.datasets.models import DatasetFile, DatasetImage
+from catalog.datasets.settling import settle
 from contracts.captions import MAX_CAPTION_CHARACTERS, clean_caption
-from contracts.dataset import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS, Fate
+from contracts.dataset import Fate
+from contracts.layouts import MAX_REPEATS, FileKind, concept_folder, kind_of, masked_stem
 
-NO_CAPTION = "no caption: trained with the trigger word alone"
+MAX_CONCEPT_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file found inside an archive; ``blob_key`` is None when it is refused for ``reason``."""
+    """A file found inside an archive or a table; ``blob_key`` is None when it is refused for ``reason``.
+
+    A row of a table brings its caption and what else it says of its picture.
+    """
 
     name: str
     bytes: int
     blob_key: str | None = None
     reason: str | None = None
+    kind: FileKind | None = None
+    """What it is, whatever its name; None goes by the name."""
+    caption: str | None = None
+    concept: str | None = None
+    repeats: int | None = None
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image as the decoder left it: upright RGB, stored without metadata."""
+    """An image as the decoder left it: upright RGB, stored without metadata; ``note`` says what was done to it."""
 
     identity: str
     width: int
     height: int
     blob_key: str
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class MetadataLine:
-    """A line of metadata.jsonl: the image it names and its caption, or why it cannot be read."""
+    """A row of a metadata file: the image it names and what it says of it, or why it cannot be read."""
 
     number: int
     file_name: str
     text: str | None
     reason: str | None = None
-
-
-def kind_of(filename: str) -> str:
-    """What a file is taken for, by its name: image, caption, metadata, archive or other."""
-    name = posixpath.basename(filename).lower()
-    extension = posixpath.splitext(name)[1]
-    if name == "metadata.jsonl":
-        return "metadata"
-    if extension in IMAGE_EXTENSIONS:
-        return "image"
-    if extension in CAPTION_EXTENSIONS:
-        return "caption"
-    return "archive" if extension == ".zip" else "other"
+    concept: str | None = None
+    repeats: int | None = None
 
 
 def pending_files(session: Session, claim: jobs.Claim, limit: int = 64) -> Sequence[DatasetFile]:
@@ -94,7 +93,8 @@ def record_image(session: Session, claim: jobs.Claim, file_id: int, decoded: Dec
     row = _open_row(session, claim, file_id)
     if row is None:
         return
-    row.image, row.width, row.height = decoded.identity, decoded.width, decoded.height
+    _take_image(row, decoded)
+    _take_concept(row)
     first = repository.image(session, claim.owner, claim.subject_id, decoded.identity)
     if first is not None:
         row.fate, row.reason = Fate.DUPLICATE, f"the same picture as {first.source_name}"
@@ -115,6 +115,20 @@ def record_image(session: Session, claim: jobs.Claim, file_id: int, decoded: Dec
     session.flush()
 
 
+def record_mask(session: Session, claim: jobs.Claim, file_id: int, decoded: DecodedImage) -> None:
+    """The file is a mask; its image is found when the pass ends.
+
+    Raises:
+        LeaseLost: another attempt has the job.
+    """
+    row = _open_row(session, claim, file_id)
+    if row is None:
+        return
+    _take_image(row, decoded)
+    row.blob_key, row.target, row.fate = decoded.blob_key, masked_stem(row.filename), Fate.USED
+    session.flush()
+
+
 def record_caption(session: Session, claim: jobs.Claim, file_id: int, text: str) -> None:
     """The file is a caption sidecar; its image is found when the pass ends.
 
@@ -129,8 +143,10 @@ def record_caption(session: Session, claim: jobs.Claim, file_id: int, text: str)
     session.flush()
 
 
-def record_metadata(session: Session, claim: jobs.Claim, file_id: int, lines: Sequence[MetadataLine]) -> None:
-    """The file is a metadata.jsonl: each line becomes a caption row inside it.
+def record_metadata(
+    session: Session, claim: jobs.Claim, file_id: int, lines: Sequence[MetadataLine], note: str | None = None
+) -> None:
+    """The file is metadata: each of its rows becomes a caption row inside it; ``note`` says how it was read.
 
     Raises:
         LeaseLost: another attempt has the job.
@@ -147,13 +163,16 @@ def record_metadata(session: Session, claim: jobs.Claim, file_id: int, lines: Se
             child.fate, child.reason = Fate.REJECTED, line.reason or "the line has no text"
         else:
             _take_text(child, line.text)
+            child.concept, child.repeats = _clean_concept(line.concept), _clean_repeats(line.repeats)
         session.add(child)
-    row.fate = Fate.USED
+    row.fate, row.reason = Fate.USED, note
     session.flush()
 
 
-def record_members(session: Session, claim: jobs.Claim, file_id: int, members: Sequence[Member]) -> None:
-    """The file is an archive: each member becomes a pending row, or a rejected one with its reason.
+def record_members(
+    session: Session, claim: jobs.Claim, file_id: int, members: Sequence[Member], note: str | None = None
+) -> None:
+    """The file is an archive or a table: each member becomes a pending row, or a rejected one with its reason.
 
     Raises:
         LeaseLost: another attempt has the job.
@@ -162,12 +181,19 @@ def record_members(session: Session, claim: jobs.Claim, file_id: int, members: S
     if row is None:
         return
     for index, member in enumerate(members):
-        child = _child(row, index, member.name, member.bytes)
-        child.kind, child.blob_key = kind_of(member.name), member.blob_key
+        child = _child(row, 2 * index, member.name, member.bytes)
+        child.kind, child.blob_key = member.kind or kind_of(member.name), member.blob_key
         child.fate = Fate.PENDING if member.blob_key is not None else Fate.REJECTED
         child.reason = member.reason
+        child.concept, child.repeats = _clean_concept(member.concept), _clean_repeats(member.repeats)
         session.add(child)
-    row.fate = Fate.USED
+        if member.caption is not None:
+            said = _child(row, 2 * index + 1, f"{member.name}:caption", len(member.caption.encode()))
+            said.kind, said.target = FileKind.CAPTION, member.name
+            said.concept, said.repeats = child.concept, child.repeats
+            _take_text(said, member.caption)
+            session.add(said)
+    row.fate, row.reason = Fate.USED, note
     session.flush()
 
 
@@ -192,31 +218,6 @@ def finish(session: Session, claim: jobs.Claim) -> None:
     jobs.hold(session, claim)
     settle(session, claim.owner, claim.subject_id)
     jobs.finish(session, claim.job_id, claim.fence)
-
-
-def settle(session: Session, owner: str, dataset_id: str) -> None:
-    """Pair captions and images anew from the ledger; doing it twice changes nothing."""
-    repository.lock(session, owner, dataset_id)
-    shown = repository.files_of_kind(session, owner, dataset_id, "image")
-    written = repository.files_of_kind(session, owner, dataset_id, "caption")
-    roots = _scopes(repository.files_of_kind(session, owner, dataset_id, "metadata"))
-    pairing = captions.pair(
-        [captions.ImageFile(row.id, row.parent_id or 0, row.filename, row.image) for row in shown if row.image],
-        [_caption_file(row, roots) for row in written if row.target is not None and row.caption is not None],
-    )
-    for row in written:
-        if row.id in pairing.fates:
-            row.fate, row.reason, row.image = pairing.fates[row.id]
-    for image in repository.images(session, owner, dataset_id):
-        chosen = pairing.captions.get(image.image)
-        image.caption = chosen.text if chosen else None
-        image.caption_source = chosen.source if chosen else None
-    for row in shown:
-        if row.fate == Fate.USED and row.image:
-            chosen = pairing.captions.get(row.image)
-            row.caption, row.caption_source = (chosen.text, chosen.source) if chosen else (None, None)
-            row.reason = None if chosen else NO_CAPTION
-    session.flush()
 
 
 def _open_row(session: Session, claim: jobs.Claim, file_id: int) -> DatasetFile | None:
@@ -246,12 +247,23 @@ def _take_text(row: DatasetFile, text: str) -> None:
         row.caption, row.fate = cleaned, Fate.USED
 
 
-def _scopes(metadata: Sequence[DatasetFile]) -> dict[int, int]:
-    """Metadata row -> the archive it is in (0: uploaded loose): where the files it names are."""
-    return {row.id: row.parent_id or 0 for row in metadata}
+def _take_image(row: DatasetFile, decoded: DecodedImage) -> None:
+    row.image, row.width, row.height, row.note = decoded.identity, decoded.width, decoded.height, decoded.note
 
 
-def _caption_file(row: DatasetFile, roots: dict[int, int]) -> captions.CaptionFile:
-    exact = row.parent_id in roots
-    scope = roots[row.parent_id] if exact and row.parent_id is not None else row.parent_id or 0
-    return captions.CaptionFile(row.id, scope, row.filename, row.target or "", exact, row.caption or "")
+def _take_concept(row: DatasetFile) -> None:
+    """What a kohya folder says of an image, unless something nearer has said it."""
+    folder = concept_folder(row.filename)
+    if folder is None or row.concept is not None:
+        return
+    row.concept, row.repeats = folder.words, row.repeats or folder.repeats
+    told = f"{row.repeats}x an epoch as '{folder.words}', by its folder"
+    row.note = f"{row.note}; {told}" if row.note else told
+
+
+def _clean_concept(concept: str | None) -> str | None:
+    return clean_caption(concept or "")[:MAX_CONCEPT_CHARACTERS] or None
+
+
+def _clean_repeats(repeats: int | None) -> int | None:
+    return repeats if repeats is not None and 1 <= repeats <= MAX_REPEATS else None

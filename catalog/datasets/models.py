@@ -98,6 +98,11 @@ class DatasetImage(Base):
     near_image: Mapped[str | None]
     """The image of this dataset it looks most like, when it looks much like one."""
 
+    @property
+    def current_caption(self) -> str | None:
+        """The caption a version would have: a person's word before the files'."""
+        return self.caption if self.edited_caption is None else self.edited_caption
+
 
 class DatasetEdit(Base):
     """A change of captions by a person, which can be undone."""

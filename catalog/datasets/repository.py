@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 from sqlalchemy import Select, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from catalog.datasets.models import Dataset, DatasetFile, DatasetImage, DatasetVersion, DatasetVersionRow
+from catalog.datasets.models import (
+    Dataset,
+    DatasetEdit,
+    DatasetEditChange,
+    DatasetFile,
+    DatasetImage,
+    DatasetVersion,
+    DatasetVersionRow,
+)
 from catalog.jobs import Kind, unfinished
 from contracts.dataset import Fate
 
@@ -39,7 +47,8 @@ def lock(session: Session, owner: str, dataset_id: str) -> Dataset | None:
 
 def counts(session: Session, owner: str, dataset_ids: Sequence[str]) -> dict[str, Counts]:
     """What is in each dataset."""
-    images = _counted(session, DatasetImage.dataset_id, DatasetImage.owner == owner, dataset_ids)
+    there = (DatasetImage.owner == owner) & DatasetImage.removed_at.is_(None)
+    images = _counted(session, DatasetImage.dataset_id, there, dataset_ids)
     pending = _counted(
         session, DatasetFile.dataset_id, (DatasetFile.owner == owner) & (DatasetFile.fate == Fate.PENDING), dataset_ids
     )
@@ -108,9 +117,46 @@ def any_image(session: Session, owner: str, identity: str) -> DatasetImage | Non
 
 
 def images(session: Session, owner: str, dataset_id: str) -> Sequence[DatasetImage]:
-    """Every image of a dataset, by identity."""
-    query = select(DatasetImage).where(DatasetImage.owner == owner, DatasetImage.dataset_id == dataset_id)
-    return session.scalars(query.order_by(DatasetImage.image)).all()
+    """Every image of a dataset, by identity, but those taken out."""
+    return session.scalars(_images(owner, dataset_id, removed=False)).all()
+
+
+def images_after(
+    session: Session, owner: str, dataset_id: str, after: str, limit: int, *, removed: bool
+) -> Sequence[DatasetImage]:
+    """Images in the dataset, or taken out of it, whose identity comes after ``after``."""
+    return session.scalars(_images(owner, dataset_id, removed).where(DatasetImage.image > after).limit(limit)).all()
+
+
+def reject_removed(session: Session, owner: str, dataset_id: str, reason: str) -> None:
+    """The files of images that were taken out are used no more."""
+    gone = _images(owner, dataset_id, removed=True).with_only_columns(DatasetImage.image).order_by(None)
+    mine = update(DatasetFile).where(
+        DatasetFile.owner == owner,
+        DatasetFile.dataset_id == dataset_id,
+        DatasetFile.fate == Fate.USED,
+        DatasetFile.image.in_(gone),
+    )
+    session.execute(mine.values(fate=Fate.REJECTED, reason=reason), execution_options={"synchronize_session": "fetch"})
+
+
+def newest_edit(session: Session, owner: str, dataset_id: str) -> DatasetEdit | None:
+    """The last edit that has not been undone."""
+    query = select(DatasetEdit).where(
+        DatasetEdit.owner == owner, DatasetEdit.dataset_id == dataset_id, DatasetEdit.undone_at.is_(None)
+    )
+    return session.scalars(query.order_by(DatasetEdit.id.desc()).limit(1)).first()
+
+
+def edited_images(session: Session, edit: DatasetEdit) -> Sequence[tuple[DatasetImage, DatasetEditChange]]:
+    """The images an edit changed, each with the change."""
+    query = (
+        select(DatasetImage, DatasetEditChange)
+        .join(DatasetEditChange, DatasetEditChange.image == DatasetImage.image)
+        .where(DatasetEditChange.owner == edit.owner, DatasetEditChange.edit_id == edit.id)
+        .where(DatasetImage.owner == edit.owner, DatasetImage.dataset_id == edit.dataset_id)
+    )
+    return [(image, change) for image, change in session.execute(query.order_by(DatasetImage.image))]
 
 
 def versions(session: Session, owner: str, dataset_id: str) -> Sequence[DatasetVersion]:
@@ -135,6 +181,12 @@ def version_rows(session: Session, owner: str, version_id: str) -> Sequence[Data
 def add_version_rows(session: Session, rows: Iterable[dict[str, Any]]) -> None:
     """Write the rows of a version."""
     session.execute(insert(DatasetVersionRow), list(rows))
+
+
+def _images(owner: str, dataset_id: str, removed: bool) -> Select[DatasetImage]:
+    query = select(DatasetImage).where(DatasetImage.owner == owner, DatasetImage.dataset_id == dataset_id)
+    gone = DatasetImage.removed_at.is_not(None) if removed else DatasetImage.removed_at.is_(None)
+    return query.where(gone).order_by(DatasetImage.image)
 
 
 def _counted(session: Session, column: Any, where: Any, dataset_ids: Sequence[str]) -> dict[str, int]:

@@ -16,14 +16,15 @@ from sqlalchemy.orm import Session
 from catalog import jobs
 from catalog.datasets import repository
 from catalog.datasets.captions import tidy_name
-from catalog.datasets.ingest import kind_of, settle
 from catalog.datasets.models import Dataset, DatasetFile, DatasetVersion
 from catalog.datasets.repository import Counts
+from catalog.datasets.settling import settle
 from catalog.datasets.versions import VersionImage, assemble, current_image, frozen_image
 from catalog.db import add_unique, new_id
 from catalog.paging import DEFAULT_LIMIT, Page, page
 from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus, DatasetSummary, Fate, summarise
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.layouts import kind_of
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 
@@ -80,7 +81,7 @@ def read(session: Session, owner: str, id_or_name: str) -> DatasetView:
     Raises:
         PatinaError: NOT_FOUND.
     """
-    dataset = _find(session, owner, id_or_name)
+    dataset = find_dataset(session, owner, id_or_name)
     return _view(dataset, repository.counts(session, owner, [dataset.id])[dataset.id])
 
 
@@ -94,7 +95,7 @@ def offer_upload(
     Raises:
         PatinaError: NOT_FOUND.
     """
-    dataset = _find(session, owner, dataset_id)
+    dataset = find_dataset(session, owner, dataset_id)
     row = DatasetFile(
         owner=owner,
         dataset_id=dataset.id,
@@ -117,7 +118,7 @@ def note_refused(session: Session, owner: str, dataset_id: str, filename: str, s
     """
     row = DatasetFile(
         owner=owner,
-        dataset_id=_find(session, owner, dataset_id).id,
+        dataset_id=find_dataset(session, owner, dataset_id).id,
         filename=tidy_name(filename) or "unnamed",
         kind=kind_of(filename),
         bytes=size_bytes,
@@ -135,7 +136,7 @@ def ledger(
     Raises:
         PatinaError: NOT_FOUND.
     """
-    return repository.files(session, owner, _find(session, owner, dataset_id).id, after_id, limit)
+    return repository.files(session, owner, find_dataset(session, owner, dataset_id).id, after_id, limit)
 
 
 def mark_ingest_lost(session: Session, owner: str, dataset_id: str) -> None:
@@ -156,7 +157,7 @@ def freeze(session: Session, owner: str, dataset_id: str, held_out_share: float 
     """
     if not 0 <= held_out_share <= 0.5:
         raise InvalidInput([FieldError(pointer="/held_out_share", message="must be between 0 and 0.5")])
-    dataset = _find(session, owner, dataset_id)
+    dataset = find_dataset(session, owner, dataset_id)
     repository.lock(session, owner, dataset.id)
     counts = repository.counts(session, owner, [dataset.id])[dataset.id]
     if counts.pending or counts.being_read:
@@ -190,7 +191,7 @@ def list_versions(session: Session, owner: str, dataset_id: str) -> Sequence[Dat
     Raises:
         PatinaError: NOT_FOUND.
     """
-    return repository.versions(session, owner, _find(session, owner, dataset_id).id)
+    return repository.versions(session, owner, find_dataset(session, owner, dataset_id).id)
 
 
 def read_version(session: Session, owner: str, dataset_id: str, number: int | None = None) -> DatasetVersion:
@@ -199,7 +200,7 @@ def read_version(session: Session, owner: str, dataset_id: str, number: int | No
     Raises:
         PatinaError: NOT_FOUND: no such dataset, no such version, or nothing frozen yet.
     """
-    dataset = _find(session, owner, dataset_id)
+    dataset = find_dataset(session, owner, dataset_id)
     versions = repository.versions(session, owner, dataset.id)
     if not versions:
         message = f"The dataset '{dataset.name}' has not been frozen."
@@ -240,7 +241,12 @@ def find_image(session: Session, owner: str, identity: str) -> str | None:
     return None if found is None else found.blob_key
 
 
-def _find(session: Session, owner: str, id_or_name: str) -> Dataset:
+def find_dataset(session: Session, owner: str, id_or_name: str) -> Dataset:
+    """The row of one dataset, for the modules beside this one.
+
+    Raises:
+        PatinaError: NOT_FOUND.
+    """
     dataset = repository.find(session, owner, id_or_name)
     if dataset is None:
         raise PatinaError(FailureCode.NOT_FOUND, f"There is no dataset '{id_or_name}'.")

@@ -34,7 +34,7 @@ def current_image(image: DatasetImage) -> VersionImage:
     row = VersionRow(
         image=image.image,
         mask=image.mask,
-        caption=image.caption or "",
+        caption=image.current_caption or "",
         concept=image.concept,
         repeats=image.repeats,
         original_width=image.width,

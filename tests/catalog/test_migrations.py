@@ -8,7 +8,6 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Table, inspect
 
 from catalog.db import Base, Database, migrations_config

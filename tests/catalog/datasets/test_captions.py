@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from catalog.datasets.captions import CaptionFile, ImageFile, beside, pair, stem, tidy_name
+from catalog.datasets.captions import CaptionFile, ImageFile, Naming, beside, pair, stem, tidy_name
 from contracts.dataset import Fate
 
 LOOSE = 0
@@ -16,11 +16,15 @@ def _image(file_id: int, name: str, image: str, scope: int = LOOSE) -> ImageFile
 
 
 def _sidecar(file_id: int, name: str, text: str, scope: int = LOOSE) -> CaptionFile:
-    return CaptionFile(file_id, scope, name, stem(name), False, text)
+    return CaptionFile(file_id, scope, name, stem(name), Naming.SIDECAR, text)
+
+
+def _key(file_id: int, target: str, text: str) -> CaptionFile:
+    return CaptionFile(file_id, LOOSE, f"meta_cap.json:{file_id}", target, Naming.KEY, text)
 
 
 def _line(file_id: int, target: str, text: str, scope: int = LOOSE) -> CaptionFile:
-    return CaptionFile(file_id, scope, f"metadata.jsonl:{file_id}", target, True, text)
+    return CaptionFile(file_id, scope, f"metadata.jsonl:{file_id}", target, Naming.LINE, text)
 
 
 class TestTidyName:
@@ -91,3 +95,32 @@ class TestNames:
     def test_a_metadata_file_names_what_lies_beside_it(self) -> None:
         assert beside("train/metadata.jsonl", "images/cat.png") == "train/images/cat.png"
         assert beside("metadata.jsonl", "./cat.png") == "cat.png"
+
+
+class TestNaming:
+    def test_a_line_at_the_top_finds_the_only_file_of_that_name_below(self) -> None:
+        pairing = pair([_image(1, "train/cat.png", "CAT")], [_line(2, "cat.png", "a cat")])
+        assert pairing.captions["CAT"].text == "a cat"
+
+    def test_a_line_does_not_guess_between_two_files_of_that_name(self) -> None:
+        images = [_image(1, "train/cat.png", "CAT"), _image(2, "test/cat.png", "DOG")]
+        assert pair(images, [_line(3, "cat.png", "a cat")]).captions == {}
+
+    def test_a_line_looks_only_below_its_own_folder(self) -> None:
+        line = CaptionFile(2, LOOSE, "test/metadata.jsonl:1", "test/cat.png", Naming.LINE, "a cat", "test")
+        assert pair([_image(1, "train/cat.png", "CAT")], [line]).captions == {}
+
+    def test_a_line_for_a_file_that_could_not_be_read_is_for_no_other_file(self) -> None:
+        images = [ImageFile(1, LOOSE, "cat.png", None), _image(2, "more/cat.png", "DOG")]
+        pairing = pair(images, [_line(3, "cat.png", "a cat")])
+        assert pairing.captions == {}
+        assert pairing.fates[3][0] is Fate.REJECTED
+
+    @pytest.mark.parametrize("key", ["img/cat.png", "img/cat", "cat", "cat.png", "home/me/sets/img/cat.png"])
+    def test_a_key_names_a_file_with_or_without_folder_and_extension(self, key: str) -> None:
+        images = [_image(1, "img/cat.png", "CAT"), _image(2, "img/dog.png", "DOG")]
+        assert list(pair(images, [_key(3, key, "a cat")]).captions) == ["CAT"]
+
+    def test_a_key_that_may_mean_two_files_means_none(self) -> None:
+        images = [_image(1, "a/cat.png", "CAT"), _image(2, "b/cat.png", "DOG")]
+        assert pair(images, [_key(3, "cat", "a cat")]).captions == {}

@@ -12,6 +12,7 @@ from catalog.datasets import ingest
 from catalog.datasets import service as datasets
 from catalog.datasets.ingest import DecodedImage, Member, MetadataLine
 from catalog.datasets.models import DatasetFile, DatasetImage
+from catalog.datasets.settling import NO_CAPTION, settle
 from catalog.db import Database
 from catalog.jobs import Claim, LeaseLost, Queue
 from catalog.sweep import sweep
@@ -48,13 +49,6 @@ def _captions(database: Database) -> dict[str, str | None]:
         return {image.source_name: image.caption for image in session.scalars(select(DatasetImage))}
 
 
-class TestKindOf:
-    def test_goes_by_the_name(self) -> None:
-        names = ["a/CAT.PNG", "cat.jpeg", "cat.txt", "cat.caption", "x/metadata.jsonl", "all.zip", "cat.gif", "cat"]
-        kinds = ["image", "image", "caption", "caption", "metadata", "archive", "other", "other"]
-        assert [ingest.kind_of(name) for name in names] == kinds
-
-
 class TestRecordImage:
     def test_uses_a_picture_once(
         self, database: Database, owner: str, dataset_id: str, offer: Any, decoded: Decode
@@ -65,7 +59,7 @@ class TestRecordImage:
             ingest.record_image(session, claim, second, decoded("cat"))
             ingest.finish(session, claim)
         assert _ledger(database, owner, dataset_id) == {
-            "a.png": (Fate.USED, ingest.NO_CAPTION),
+            "a.png": (Fate.USED, NO_CAPTION),
             "copy.png": (Fate.DUPLICATE, "the same picture as a.png"),
         }
         with database.reading() as session:
@@ -208,7 +202,7 @@ class TestAgain:
         with database.session() as session:
             assert ingest.pending_files(session, again) == []
             ingest.finish(session, again)
-            ingest.settle(session, owner, dataset_id)
+            settle(session, owner, dataset_id)
         with database.reading() as session:
             assert len(session.scalars(select(DatasetFile)).all()) == len(before) == 7
             assert len(session.scalars(select(DatasetImage)).all()) == 1

@@ -1,0 +1,102 @@
+"""Captions, masks and concepts brought together with their images, whenever a pass over the uploads ends.
+
+Everything is worked out anew from the ledger, so that files may come in any order and doing it twice changes nothing.
+Knows nothing about jobs or about what people edit.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from catalog.datasets import captions, repository
+from catalog.datasets.captions import Chosen, Naming, Pairing
+from catalog.datasets.masks import Masked, MaskFile, match_masks
+from catalog.datasets.models import DatasetFile, DatasetImage
+from contracts.dataset import Fate
+from contracts.layouts import KOHYA_METADATA_EXTENSION, FileKind, concept_folder
+
+REMOVED = "its image was taken out of the dataset"
+NO_CAPTION = "no caption: trained with the trigger word alone"
+
+
+def settle(session: Session, owner: str, dataset_id: str) -> None:
+    """Pair captions, masks and images anew from the ledger."""
+    dataset = repository.lock(session, owner, dataset_id)
+    rows = {kind: repository.files_of_kind(session, owner, dataset_id, kind) for kind in FileKind}
+    shown, written = rows[FileKind.IMAGE], rows[FileKind.CAPTION]
+    parents = {row.id: row for kind in (FileKind.METADATA, FileKind.TABLE) for row in rows[kind]}
+    pairing = captions.pair(
+        [captions.ImageFile(row.id, row.parent_id or 0, row.filename, row.image) for row in shown],
+        [_caption_file(row, parents) for row in written if row.target is not None and row.caption is not None],
+    )
+    for row in written:
+        if row.id in pairing.fates:
+            row.fate, row.reason, row.image = pairing.fates[row.id]
+    images = {image.image: image for image in repository.images(session, owner, dataset_id)}
+    _settle_images(images, shown, {row.id: row for row in written}, pairing)
+    _settle_masks(images, shown, rows[FileKind.MASK])
+    session.flush()
+    repository.reject_removed(session, owner, dataset_id, REMOVED)
+    if dataset is not None:
+        dataset.captions_revision += 1
+
+
+def _settle_images(
+    images: dict[str, DatasetImage],
+    shown: Sequence[DatasetFile],
+    written: dict[int, DatasetFile],
+    pairing: Pairing,
+) -> None:
+    for row in shown:
+        if row.fate != Fate.USED or not row.image or row.image not in images:
+            continue
+        image = images[row.image]
+        chosen = pairing.captions.get(row.image)
+        said = written.get(chosen.file_id) if chosen else None
+        image.concept = (said and said.concept) or row.concept
+        image.repeats = (said and said.repeats) or row.repeats or 1
+        chosen = chosen or _of_folder(row)
+        image.caption, image.caption_source = (chosen.text, chosen.source) if chosen else (None, None)
+        row.caption, row.caption_source = image.caption, image.caption_source
+        row.reason = "; ".join(said for said in (row.note, None if chosen else NO_CAPTION) if said) or None
+
+
+def _of_folder(row: DatasetFile) -> Chosen | None:
+    """An image without a caption of its own is called by its folder's words, as kohya's trainer does."""
+    folder = concept_folder(row.filename)
+    return Chosen(folder.words, f"{folder.name}/", row.id) if folder else None
+
+
+def _settle_masks(
+    images: dict[str, DatasetImage], shown: Sequence[DatasetFile], offered: Sequence[DatasetFile]
+) -> None:
+    rows = {row.id: row for row in offered if row.image and row.blob_key}
+    found = match_masks(
+        [Masked(row.parent_id or 0, row.filename, row.image, _size(row)) for row in shown if row.image],
+        [MaskFile(row.id, row.parent_id or 0, row.filename, row.target or "", _size(row)) for row in rows.values()],
+    )
+    for file_id, (fate, reason) in found.fates.items():
+        row = rows[file_id]
+        row.fate, row.reason = fate, "; ".join(said for said in (row.note, reason) if said) or None
+    for image in images.values():
+        mask = rows.get(found.masks.get(image.image, 0))
+        image.mask, image.mask_key = (mask.image, mask.blob_key) if mask else (None, None)
+
+
+def _size(row: DatasetFile) -> tuple[int, int]:
+    return row.width or 0, row.height or 0
+
+
+def _caption_file(row: DatasetFile, parents: dict[int, DatasetFile]) -> captions.CaptionFile:
+    """The files a metadata file names lie where it lies, those a table names inside it."""
+    parent = parents.get(row.parent_id or 0)
+    target, text = row.target or "", row.caption or ""
+    if parent is None:
+        return captions.CaptionFile(row.id, row.parent_id or 0, row.filename, target, Naming.SIDECAR, text)
+    scope = parent.id if parent.kind == FileKind.TABLE else parent.parent_id or 0
+    naming = Naming.KEY if parent.filename.lower().endswith(KOHYA_METADATA_EXTENSION) else Naming.LINE
+    folder = posixpath.dirname(parent.filename)
+    return captions.CaptionFile(row.id, scope, row.filename, target, naming, text, folder)

@@ -1,0 +1,150 @@
+"""What the ledger says when a pass ends: concepts, masks and notes reach their images and the frozen version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from catalog.datasets import ingest
+from catalog.datasets import service as datasets
+from catalog.datasets.ingest import DecodedImage, Member, MetadataLine
+from catalog.datasets.settling import NO_CAPTION
+from catalog.db import Database
+from catalog.jobs import Claim, Queue
+from contracts.dataset import Fate, VersionRow
+from contracts.layouts import FileKind
+
+Decode = Callable[..., DecodedImage]
+
+
+class Pass:
+    """One pass over uploads: offered, read, ended."""
+
+    def __init__(self, database: Database, owner: str, make: Any) -> None:
+        self.database, self.owner, self.make = database, owner, make
+        self.dataset_id = str(make.dataset(images=0))
+        self.claim: Claim | None = None
+
+    def over(self, record: dict[str, Callable[[Any, Claim, int], None]]) -> None:
+        with self.database.session() as session:
+            rows = [datasets.offer_upload(session, self.owner, self.dataset_id, name, "u/x", 9) for name in record]
+        claim = self.make.claim(Queue.LIGHT)
+        with self.database.session() as session:
+            for row, step in zip(rows, record.values(), strict=True):
+                step(session, claim, row.id)
+            ingest.finish(session, claim)
+
+    def ledger(self) -> dict[str, Any]:
+        with self.database.reading() as session:
+            return {row.filename: row for row in datasets.ledger(session, self.owner, self.dataset_id)}
+
+    def frozen(self) -> dict[str, VersionRow]:
+        with self.database.session() as session:
+            version = datasets.freeze(session, self.owner, self.dataset_id).version
+            contents = datasets.version_contents(session, self.owner, version.id)
+            return {entry.row.source_name: entry.row for entry in contents}
+
+
+@pytest.fixture
+def one_pass(database: Database, owner: str, make: Any) -> Iterator[Pass]:
+    return Pass(database, owner, make)
+
+
+def _image(picture: DecodedImage) -> Callable[[Any, Claim, int], None]:
+    return lambda session, claim, file_id: ingest.record_image(session, claim, file_id, picture)
+
+
+def _mask(picture: DecodedImage) -> Callable[[Any, Claim, int], None]:
+    return lambda session, claim, file_id: ingest.record_mask(session, claim, file_id, picture)
+
+
+def _caption(text: str) -> Callable[[Any, Claim, int], None]:
+    return lambda session, claim, file_id: ingest.record_caption(session, claim, file_id, text)
+
+
+class TestKohyaFolders:
+    def test_repeats_and_class_words_reach_the_version_and_stand_in_for_a_missing_caption(
+        self, one_pass: Pass, decoded: Decode
+    ) -> None:
+        one_pass.over(
+            {
+                "img/10_sks dog/1.png": _image(decoded("one")),
+                "img/10_sks dog/1.txt": _caption("a dog in the snow"),
+                "img/10_sks dog/2.png": _image(decoded("two")),
+                "img/3.png": _image(decoded("three")),
+            }
+        )
+        rows = one_pass.frozen()
+        told = {name: (row.caption, row.concept, row.repeats) for name, row in rows.items()}
+        assert told == {
+            "img/10_sks dog/1.png": ("a dog in the snow", "sks dog", 10),
+            "img/10_sks dog/2.png": ("sks dog", "sks dog", 10),
+            "img/3.png": ("", None, 1),
+        }
+        row = one_pass.ledger()["img/10_sks dog/2.png"]
+        assert row.caption_source == "10_sks dog/"
+        assert "10x an epoch as 'sks dog'" in row.reason
+
+    def test_metadata_has_the_last_word(self, one_pass: Pass, decoded: Decode) -> None:
+        line = MetadataLine(1, "10_sks dog/1.png", "a dog", None, "  a  dog ", 3)
+        one_pass.over(
+            {
+                "10_sks dog/1.png": _image(decoded("one")),
+                "metadata.jsonl": lambda s, c, i: ingest.record_metadata(s, c, i, [line], "captions from 'text'"),
+            }
+        )
+        (row,) = one_pass.frozen().values()
+        assert (row.caption, row.concept, row.repeats) == ("a dog", "a dog", 3)
+        assert one_pass.ledger()["metadata.jsonl"].reason == "captions from 'text'"
+
+
+class TestMasks:
+    def test_a_mask_may_come_first_and_is_frozen_with_its_image(self, one_pass: Pass, decoded: Decode) -> None:
+        one_pass.over({"cat_mask.png": _mask(decoded("mask"))})
+        assert one_pass.ledger()["cat_mask.png"].fate == Fate.REJECTED
+        one_pass.over({"cat.png": _image(decoded("cat")), "dog.png": _image(decoded("dog"))})
+        assert one_pass.ledger()["cat_mask.png"].fate == Fate.USED
+        rows = one_pass.frozen()
+        assert rows["cat.png"].mask == decoded("mask").identity
+        assert rows["dog.png"].mask is None
+
+
+class TestTables:
+    def test_a_row_is_a_picture_with_its_caption_and_a_mask_of_its_own(
+        self, one_pass: Pass, decoded: Decode, database: Database
+    ) -> None:
+        members = [
+            Member("t.parquet:1/a", 9, "u/1", None, FileKind.IMAGE, "first", "dog", 2),
+            Member("t.parquet:1/a_mask", 9, "u/2", None, FileKind.MASK),
+            Member("t.parquet:2/a", 9, "u/3", None, FileKind.IMAGE, "second"),
+            Member("t.parquet:3", 0, None, "the row holds no image"),
+        ]
+
+        def read(session: Any, claim: Claim, file_id: int) -> None:
+            ingest.record_members(session, claim, file_id, members)
+            first, mask, second = ingest.pending_files(session, claim)
+            ingest.record_image(session, claim, first.id, decoded("one"))
+            ingest.record_mask(session, claim, mask.id, decoded("mask"))
+            ingest.record_image(session, claim, second.id, decoded("two"))
+
+        one_pass.over({"t.parquet": read})
+        rows = one_pass.frozen()
+        assert {name: (row.caption, row.concept, row.repeats) for name, row in rows.items()} == {
+            "t.parquet:1/a": ("first", "dog", 2),
+            "t.parquet:2/a": ("second", None, 1),
+        }
+        assert rows["t.parquet:1/a"].mask == decoded("mask").identity
+        assert rows["t.parquet:2/a"].mask is None
+        assert one_pass.ledger()["t.parquet:3"].fate == Fate.REJECTED
+
+
+class TestNotes:
+    def test_what_was_done_to_a_picture_stays_told(self, one_pass: Pass, decoded: Decode) -> None:
+        plain = decoded("cat")
+        noted = DecodedImage(plain.identity, plain.width, plain.height, plain.blob_key, "downscaled from 9000x6000")
+        one_pass.over({"cat.png": _image(noted)})
+        assert one_pass.ledger()["cat.png"].reason == f"downscaled from 9000x6000; {NO_CAPTION}"
+        one_pass.over({"cat.txt": _caption("a cat")})
+        assert one_pass.ledger()["cat.png"].reason == "downscaled from 9000x6000"

@@ -1,0 +1,75 @@
+"""What files are by their names."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.layouts import FileKind, concept_folder, kind_of, masked_stem, text_column, why_not
+
+
+class TestKindOf:
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [
+            ("a/CAT.PNG", FileKind.IMAGE),
+            ("cat.avif", FileKind.IMAGE),
+            ("cat.txt", FileKind.CAPTION),
+            ("cat.caption", FileKind.CAPTION),
+            ("cat_mask.jpg", FileKind.MASK),
+            ("_mask.png", FileKind.IMAGE),
+            ("x/metadata.jsonl", FileKind.METADATA),
+            ("x/metadata.csv", FileKind.METADATA),
+            ("metadata.parquet", FileKind.METADATA),
+            ("meta_cap.json", FileKind.METADATA),
+            ("train-00000-of-00002.parquet", FileKind.TABLE),
+            ("all.zip", FileKind.ARCHIVE),
+            ("notes.csv", FileKind.OTHER),
+            ("cat.gif", FileKind.OTHER),
+            ("cat", FileKind.OTHER),
+        ],
+    )
+    def test_goes_by_the_name(self, name: str, kind: FileKind) -> None:
+        assert kind_of(name) is kind
+
+
+class TestWhyNot:
+    @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "A.TGZ", "a.7z", "a.rar", "a.tar.zst"])
+    def test_of_another_archive_says_to_use_zip(self, name: str) -> None:
+        assert kind_of(name) is FileKind.OTHER
+        assert "pack the files as a .zip" in why_not(name)
+
+    def test_of_anything_else_lists_what_is_taken(self) -> None:
+        assert ".avif" in why_not("notes.pdf")
+
+
+class TestMaskedStem:
+    def test_is_the_name_its_picture_has(self) -> None:
+        assert masked_stem("a/cat_mask.png") == masked_stem("a/cat_MASK.jpg") == "a/cat"
+
+
+class TestConceptFolder:
+    def test_gives_repeats_and_words(self) -> None:
+        assert concept_folder("img/10_sks  dog/1.png") == ("10_sks  dog", 10, "sks dog")
+
+    @pytest.mark.parametrize(
+        "name", ["1.png", "dog/1.png", "0_dog/1.png", "2024_trip/1.png", "10_ /1.png", "9/1.png"]
+    )
+    def test_an_ordinary_folder_is_none(self, name: str) -> None:
+        assert concept_folder(name) is None
+
+    def test_only_the_folder_the_file_lies_in_counts(self) -> None:
+        assert concept_folder("10_dog/more/1.png") is None
+
+
+class TestTextColumn:
+    @pytest.mark.parametrize(
+        ("columns", "chosen"),
+        [
+            (["file_name", "prompt", "text"], "text"),
+            (["Caption", "file_name"], "Caption"),
+            (["file_name", "url", "what_it_shows"], "what_it_shows"),
+            (["file_name", "split"], None),
+        ],
+    )
+    def test_is_the_likeliest_by_name(self, columns: list[str], chosen: str | None) -> None:
+        assert text_column(columns) == chosen
