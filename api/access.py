@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.loopback import is_loopback_host_header, is_loopback_name, is_same_origin
+from api.tus import BODY_TYPE, SAID_ALWAYS, is_upload_path
 from catalog.db import LOCAL_OWNER
 from contracts.failures import FailureCode, PatinaError
 
@@ -57,6 +58,8 @@ class AccessMiddleware:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(ANSWER_HEADERS)
+                if is_upload_path(scope["path"]):
+                    MutableHeaders(scope=message).update(SAID_ALWAYS)
             await send(message)
 
         await self.app(scope, receive, guarded)
@@ -118,7 +121,7 @@ def refuse_foreign_write(scope: Scope, headers: Headers) -> None:
         raise PatinaError(FailureCode.FORBIDDEN_ORIGIN, "The browser says that another site sent this.")
     if not _has_body(headers):
         return
-    wanted = "multipart/form-data" if scope["path"].endswith("/files") else "application/json"
+    wanted = body_type(scope["path"])
     given = headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != wanted:
         raise PatinaError(
@@ -126,6 +129,13 @@ def refuse_foreign_write(scope: Scope, headers: Headers) -> None:
             f"The body is {given or 'of no named type'}; here it must be {wanted}.",
             f"Send Content-Type: {wanted}.",
         )
+
+
+def body_type(path: str) -> str:
+    """The one type a write to this address may have."""
+    if is_upload_path(path):
+        return BODY_TYPE
+    return "multipart/form-data" if path.endswith("/files") else "application/json"
 
 
 def _has_body(headers: Headers) -> bool:
@@ -140,7 +150,7 @@ class BodyLimitMiddleware:
         self.limit_bytes = limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].endswith("/files"):
+        if scope["type"] != "http" or body_type(scope["path"]) != "application/json":
             await self.app(scope, receive, send)
             return
         length = Headers(scope=scope).get("content-length", "0")

@@ -54,6 +54,12 @@ class ApiSettings(BaseSettings):
     max_upload_files: Annotated[int, Field(ge=1)] = 10_000
     """Most files in one upload request."""
 
+    upload_expires_s: Annotated[float, Field(ge=60)] = 7 * 24 * 3600.0
+    """Seconds after its last byte until an unfinished upload is forgotten."""
+
+    disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1024 * MIB
+    """Room kept free on the disk of the home and the blob store; uploads that would take it are refused."""
+
     max_wait_s: Annotated[float, Field(ge=0, le=600)] = 120.0
     """Longest ``Prefer: wait=N`` that is honoured."""
 
