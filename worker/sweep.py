@@ -1,4 +1,5 @@
-"""What every worker does every few seconds, whatever its queue: say it is alive, and take up what was dropped.
+"""What every worker does every few seconds, whatever its queue: say it is alive, take up what was
+dropped, and clear away what nobody goes on with.
 
 Each step is a guarded write, so any number of workers may do it at once. Knows nothing about the work.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import structlog
 
 from catalog.sweep import sweep as sweep_catalog
+from catalog.uploads import service as uploads
 from worker.station import Station
 
 log = structlog.get_logger(__name__)
@@ -16,6 +18,9 @@ log = structlog.get_logger(__name__)
 def sweep(station: Station) -> bool:
     """Queue again what lost its worker and give up what failed too often; False: there is never more to do at once."""
     station.beat()
+    forgotten = uploads.forget_expired(station.database, station.blobs)
+    if forgotten:
+        log.info("sweep.forgot_uploads", uploads=forgotten)
     with station.database.session() as session:
         report = sweep_catalog(session)
     if report.requeued or report.failed or report.cancelled:
