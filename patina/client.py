@@ -49,7 +49,7 @@ class Client:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url.rstrip("/")
-        self._pause = pause
+        self.pause = pause
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -69,7 +69,7 @@ class Client:
 
     def ready(self) -> Json:
         """What /readyz says, ready or not."""
-        return dict(self._send("GET", "/readyz", refuse=False).json())
+        return dict(self.request("GET", "/readyz", refuse=False).json())
 
     # Bases and recipes
 
@@ -153,7 +153,7 @@ class Client:
 
     def run_log(self, run_id: str) -> str:
         """The trainer's log."""
-        return self._send("GET", f"/api/v1/runs/{run_id}/log").text
+        return self.request("GET", f"/api/v1/runs/{run_id}/log").text
 
     def run_events(self, run_id: str, after: int = 0) -> Iterator[Message]:
         """Everything the run says, until it has ended; a lost connection is taken up where it broke off."""
@@ -173,7 +173,7 @@ class Client:
             failures += 1
             if failures > RECONNECTS:
                 raise PatinaError(FailureCode.SERVER_UNREACHABLE, f"The stream of run {run_id} broke off.")
-            self._pause(min(0.25 * 2**failures, LONGEST_PAUSE_S))
+            self.pause(min(0.25 * 2**failures, LONGEST_PAUSE_S))
 
     # Weights
 
@@ -224,7 +224,7 @@ class Client:
         found: list[Json] = []
         cursor: str | None = None
         while True:
-            page = self._send("GET", f"/api/v1{path}", params={"cursor": cursor} if cursor else {}).json()
+            page = self.request("GET", f"/api/v1{path}", params={"cursor": cursor} if cursor else {}).json()
             if isinstance(page, list):  # short lists come whole
                 return page
             found += page["items"]
@@ -233,9 +233,10 @@ class Client:
                 return found
 
     def _json(self, method: str, path: str, **options: Any) -> Json:
-        return dict(self._send(method, f"/api/v1{path}", **options).json())
+        return dict(self.request(method, f"/api/v1{path}", **options).json())
 
-    def _send(self, method: str, path: str, refuse: bool = True, **options: Any) -> httpx.Response:
+    def request(self, method: str, path: str, refuse: bool = True, **options: Any) -> httpx.Response:
+        """One request as it is; a refusal is a failure."""
         try:
             response = self._http.request(method, path, **options)
         except httpx.TransportError as error:

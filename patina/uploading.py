@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from contracts.dataset import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS
+from contracts.dataset import IMAGE_EXTENSIONS
 from contracts.failures import FailureCode, PatinaError
+from contracts.layouts import METADATA_NAMES, FileKind, kind_of
 
-ARCHIVE_EXTENSION = ".zip"
-METADATA_NAME = "metadata.jsonl"
 PORTION_FILES = 100
 PORTION_BYTES = 64_000_000
-SENT_EXTENSIONS = (*IMAGE_EXTENSIONS, *CAPTION_EXTENSIONS)
+HOLDING_IMAGES = frozenset({FileKind.IMAGE, FileKind.ARCHIVE, FileKind.TABLE})
 
 
 class Found(NamedTuple):
@@ -26,7 +25,7 @@ class Found(NamedTuple):
 
 
 def find(source: Path) -> Found:
-    """The files to send of a folder (in any depth), or the zip or picture itself.
+    """The files to send of a folder (in any depth), or the zip, Parquet file or picture itself.
 
     Raises:
         PatinaError: NOT_FOUND: there is nothing there to send.
@@ -38,22 +37,22 @@ def find(source: Path) -> Found:
             FailureCode.NOT_FOUND, f"There is no folder or file {source}.", "Give a folder of images, or a zip of one."
         )
     files = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
-    sent = [path for path in files if _is_sent(path)]
-    if not any(path.suffix.lower() in (*IMAGE_EXTENSIONS, ARCHIVE_EXTENSION) for path in sent):
+    sent = [path for path in files if kind_of(path.name) is not FileKind.OTHER]
+    if not any(kind_of(path.name) in HOLDING_IMAGES for path in sent):
         raise PatinaError(
             FailureCode.EMPTY_DATASET,
             f"There is no image in {source}.",
             f"Images are files ending in {', '.join(IMAGE_EXTENSIONS)}; captions lie beside them.",
         )
     named = [(path.relative_to(source).as_posix(), path) for path in sent]
-    return Found(named, [path.relative_to(source).as_posix() for path in files if not _is_sent(path)])
+    return Found(named, [path.relative_to(source).as_posix() for path in files if kind_of(path.name) is FileKind.OTHER])
 
 
 def portions(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
     """The files in requests of bounded size; metadata first, so that no image waits for its caption."""
     portion: list[tuple[str, Path]] = []
     size_bytes = 0
-    for name, path in sorted(files, key=lambda file: not file[0].endswith(METADATA_NAME)):
+    for name, path in sorted(files, key=lambda file: not file[0].lower().endswith(METADATA_NAMES)):
         weight = path.stat().st_size
         if portion and (len(portion) >= PORTION_FILES or size_bytes + weight > PORTION_BYTES):
             yield portion
@@ -62,10 +61,6 @@ def portions(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path
         size_bytes += weight
     if portion:
         yield portion
-
-
-def _is_sent(path: Path) -> bool:
-    return path.name == METADATA_NAME or path.suffix.lower() in (*SENT_EXTENSIONS, ARCHIVE_EXTENSION)
 
 
 def _hidden(relative: Path) -> bool:

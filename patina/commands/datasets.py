@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
 from contracts.dataset import DEFAULT_HELD_OUT_SHARE
 from contracts.failures import FailureCode, PatinaError
-from patina import uploading
+from patina import sending, uploading
 from patina.client import Client, Json
 from patina.connect import connect
 from patina.output import AsJson, facts, give, notes, rows, short
@@ -53,24 +53,31 @@ def ls(as_json: AsJson = False) -> None:
 
 @app.command("upload")
 def upload(
-    source: Annotated[Path, typer.Argument(help="Folder of images with captions, a zip of one, or one image.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder of images with captions, a zip or Parquet file of one, or an image.")
+    ],
     name: Annotated[str, typer.Option(help="Dataset to upload to; made when it is not there.")],
     freeze: Annotated[bool, typer.Option("--freeze", help="Freeze a version when all files are read.")] = False,
     held_out_share: HeldOut = DEFAULT_HELD_OUT_SHARE,
+    connections: Annotated[int, typer.Option(min=1, max=32, help="Requests under way at once.")] = 4,
     as_json: AsJson = False,
 ) -> None:
-    """Upload images and captions and wait until they are read; says what became of every file."""
+    """Upload images and captions and wait until they are read; says what became of every file.
+
+    What was sent before is not sent again, so that it can be run again after any interruption.
+    """
     found = uploading.find(source.expanduser())
     with connect() as client:
         dataset = _found_or_made(client, name)
-        refused = _send(client, dataset["id"], found, quiet=as_json)
+        sent = _send(client, dataset["id"], found, connections, quiet=as_json)
         dataset = _wait_until_read(client, dataset["id"])
         ledger = client.ledger(dataset["id"])
         version = client.freeze(dataset["id"], held_out_share) if freeze else None
     answer = {
         "dataset": dataset,
         "left_out": found.left_out,
-        "refused": refused,
+        "refused": sent.refused,
+        "skipped": sent.skipped,
         "fates": _fates(ledger),
         "version": version,
     }
@@ -103,17 +110,11 @@ def _found_or_made(client: Client, name: str) -> Json:
     return client.create_dataset(name)
 
 
-def _send(client: Client, dataset_id: str, found: uploading.Found, quiet: bool) -> list[Json]:
-    """Send everything; the files the server did not take, each with its problem."""
-    refused = []
-    columns = (TextColumn("uploading"), BarColumn(), MofNCompleteColumn())
+def _send(client: Client, dataset_id: str, found: uploading.Found, connections: int, quiet: bool) -> sending.Sent:
+    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
-        task = progress.add_task("", total=len(found.sent))
-        for portion in uploading.portions(found.sent):
-            answer = client.upload(dataset_id, portion)
-            refused += [file for file in answer["files"] if not file["accepted"]]
-            progress.advance(task, len(portion))
-    return refused
+        task = progress.add_task("", total=sum(path.stat().st_size for _, path in found.sent))
+        return sending.send(client, dataset_id, found.sent, connections, lambda count: progress.advance(task, count))
 
 
 def _wait_until_read(client: Client, dataset_id: str) -> Json:
@@ -131,6 +132,8 @@ def _uploaded(answer: dict[str, Any], ledger: list[Json]) -> RenderableType:
     dataset, version = answer["dataset"], answer["version"]
     fates = ", ".join(f"{count} {fate}" for fate, count in sorted(answer["fates"].items()))
     pairs = [("dataset", dataset["name"]), ("images", dataset["images"]), ("files", fates)]
+    if answer["skipped"]:
+        pairs.append(("not sent again", f"{len(answer['skipped'])} (the dataset has them)"))
     if answer["left_out"]:
         pairs.append(("left out", f"{len(answer['left_out'])} (neither image nor caption)"))
     parts: list[RenderableType] = [facts(pairs + (_version_facts(version) if version else []))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -60,9 +61,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def dataset(server: Server, request: pytest.FixtureRequest) -> str:
+def dataset(server: Server) -> str:
     """One of the test's own."""
-    name = f"set-{request.node.name.replace('_', '-')}"[:64]
+    name = f"set-{secrets.token_hex(4)}"
     with server.client() as client:
         client.create_dataset(name)
     return name

@@ -1,0 +1,145 @@
+"""Sending to a real server: killed in the middle and run again, nothing twice and nothing lost."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from catalog.blobs import BlobStore
+from catalog.datasets import service as datasets
+from catalog.db import Database
+from contracts.failures import FailureCode, PatinaError
+from patina import sending, uploading
+from tests.serving import Server, serving
+
+KILLED_AFTER = """
+import os, signal, sys
+from pathlib import Path
+from patina import sending, uploading
+from patina.client import Client
+
+url, folder, dataset, left = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+sending.LARGE_BYTES, sending.CHUNK_BYTES = 100_000, 50_000
+
+def advance(count):
+    global left
+    left -= count
+    if left <= 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with Client(url) as client:
+    sending.send(client, dataset, uploading.find(folder).sent, 1, advance)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("sending") / "home") as server:
+        yield server
+
+
+@pytest.fixture
+def dataset(server: Server) -> str:
+    """One of the test's own."""
+    with server.client() as client:
+        made: str = client.create_dataset(f"set-{secrets.token_hex(4)}")["id"]
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Small files that go together and two that are large here."""
+    monkeypatch.setattr(sending, "LARGE_BYTES", 100_000)
+    monkeypatch.setattr(sending, "CHUNK_BYTES", 50_000)
+    source = random.Random(1)
+    made = tmp_path / "pictures"
+    (made / "sub").mkdir(parents=True)
+    for name, size in {"a.png": 3000, "sub/b.png": 2000, "big.png": 270_000, "sub/huge.png": 400_000}.items():
+        (made / name).write_bytes(source.randbytes(size))
+    (made / "a.txt").write_text("a caption")
+    (made / "sub" / "b.txt").write_text("a caption")  # the same words, of another picture
+    return made
+
+
+def arrived(server: Server, dataset: str) -> Counter[tuple[str, str]]:
+    """Name and hash of what the ledger has."""
+    database, blobs = Database(f"sqlite:///{server.home / 'patina.db'}"), BlobStore(str(server.home / "blobs"))
+    with database.reading() as session:
+        rows = datasets.ledger(session, "local", dataset)
+        found = Counter(
+            (row.filename, hashlib.sha256(blobs.get_bytes(row.blob_key)).hexdigest()) for row in rows if row.blob_key
+        )
+    database.close()
+    return found
+
+
+def wanted(folder: Path) -> Counter[tuple[str, str]]:
+    return Counter((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in uploading.find(folder).sent)
+
+
+def send(server: Server, dataset: str, folder: Path) -> tuple[sending.Sent, int]:
+    told: list[int] = []
+    with server.client() as client:
+        return sending.send(client, dataset, uploading.find(folder).sent, 3, told.append), sum(told)
+
+
+def total(folder: Path) -> int:
+    return sum(path.stat().st_size for _, path in uploading.find(folder).sent)
+
+
+class TestSend:
+    def test_every_file_arrives_once_and_every_byte_is_told(self, server: Server, dataset: str, folder: Path) -> None:
+        sent, told = send(server, dataset, folder)
+        assert arrived(server, dataset) == wanted(folder)
+        assert (sent.accepted, sent.skipped, sent.refused, told) == (6, [], [], total(folder))
+
+    def test_again_sends_nothing_but_what_is_new_or_changed(self, server: Server, dataset: str, folder: Path) -> None:
+        send(server, dataset, folder)
+        (folder / "a.txt").write_text("other words")
+        (folder / "c.png").write_bytes(b"new")
+        sent, told = send(server, dataset, folder)
+        assert (sent.accepted, len(sent.skipped), told) == (2, 5, total(folder))
+        assert arrived(server, dataset).total() == 8
+
+    @pytest.mark.parametrize("after", [1, 130_000, 600_000])
+    def test_killed_in_the_middle_and_run_again_loses_nothing_and_sends_nothing_twice(
+        self, server: Server, dataset: str, folder: Path, after: int
+    ) -> None:
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_AFTER, server.url, str(folder), dataset, str(after)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert arrived(server, dataset) != wanted(folder)
+        _, told = send(server, dataset, folder)
+        assert arrived(server, dataset) == wanted(folder)
+        assert told == total(folder)
+        with server.client() as client:
+            assert sending.unfinished(client, dataset) == {}
+
+    def test_a_file_that_is_refused_costs_no_other(self, server: Server, dataset: str, folder: Path) -> None:
+        (folder / "no.zip").write_bytes(b"not a zip")
+        sent, _ = send(server, dataset, folder)
+        assert [(file["name"], file["problem"]["code"]) for file in sent.refused] == [("no.zip", "not_a_zip")]
+        again, _ = send(server, dataset, folder)
+        assert [file["name"] for file in again.refused] == ["no.zip"]
+        assert arrived(server, dataset).total() == 6
+
+    def test_when_nothing_at_all_is_taken_the_reason_is_the_failure(
+        self, server: Server, dataset: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "no.zip").write_bytes(b"not a zip")
+        with pytest.raises(PatinaError) as refused:
+            send(server, dataset, tmp_path / "no.zip")
+        assert refused.value.code is FailureCode.NOT_A_ZIP
