@@ -5,10 +5,11 @@ Archive names are only ever names: nothing is written anywhere. Knows nothing ab
 
 from __future__ import annotations
 
+import io
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, cast
 
@@ -19,10 +20,16 @@ MAX_ENTRY_BYTES = 64 * 1024**2
 MAX_TOTAL_BYTES = 8 * 1024**3
 MAX_RATIO = 100
 RATIO_FREE_BYTES = 1024**2
+"""Of one entry, before its ratio counts; of all entries together it is 64 times as much."""
 CHUNK_BYTES = 256 * 1024
 DIRECTORY_BYTES_EACH = 1024
 """Room for an entry in the table of contents: 46 bytes and its name."""
+LOCAL_HEADER_BYTES = 30
 ENCRYPTED_FLAG = 0x1
+UTF8_FLAG = 0x800
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Others let an entry say how much memory unpacking it takes."""
+TIGHT = "packed suspiciously tightly"
 JUNK_NAMES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
@@ -34,6 +41,30 @@ class Limits:
     entry_bytes: int = MAX_ENTRY_BYTES
     total_bytes: int = MAX_TOTAL_BYTES
     ratio: int = MAX_RATIO
+
+
+class Budget:
+    """How much one upload may still unpack to: counted while it does, whatever any header claims."""
+
+    def __init__(self, limits: Limits, packed_bytes: int) -> None:
+        self._limits = limits
+        self._packed_bytes = packed_bytes
+        self._used_bytes = 0
+
+    @property
+    def left_bytes(self) -> int:
+        return self._limits.total_bytes - self._used_bytes
+
+    def take(self, count: int) -> None:
+        """Count bytes that were unpacked."""
+        self._used_bytes += count
+
+    def refusal(self) -> str | None:
+        """Why nothing more may be unpacked; None while it may."""
+        if self.left_bytes <= 0:
+            return f"the upload unpacks to more than {self._limits.total_bytes // 1024**2} MB"
+        free = self._used_bytes <= 64 * RATIO_FREE_BYTES
+        return None if free or self._used_bytes <= self._limits.ratio * self._packed_bytes else TIGHT
 
 
 @dataclass(frozen=True)
@@ -49,8 +80,12 @@ class NotAnArchive(Exception):
     """The archive as a whole cannot be read; the text says why and is shown to the user."""
 
 
-def members(archive: IO[bytes], limits: Limits | None = None) -> Iterator[Member]:
+def members(
+    archive: IO[bytes], limits: Limits | None = None, unwanted: Callable[[str], str | None] = lambda name: None
+) -> Iterator[Member]:
     """Every file of a zip, in its order; folders and the litter of desktop systems are passed over.
+
+    ``unwanted`` says why a file of some name is not even unpacked.
 
     Raises:
         NotAnArchive: it is not a zip, or has more entries than allowed.
@@ -62,22 +97,46 @@ def members(archive: IO[bytes], limits: Limits | None = None) -> Iterator[Member
         words = FAILURES[FailureCode.NOT_A_ZIP]
         raise NotAnArchive(f"{words.message} {words.hint}") from None
     with opened:
-        listed = [info for info in opened.infolist() if not info.is_dir() and not _is_litter(info.filename)]
+        listed = [info for info in opened.infolist() if not info.is_dir() and not _is_litter(name_of(info))]
         if len(listed) > limits.entries:
             raise NotAnArchive(f"It holds {len(listed)} files; at most {limits.entries} are taken at once.")
-        left = limits.total_bytes
+        budget = Budget(limits, archive.seek(0, io.SEEK_END))
+        overlapping = _overlapping(listed)
         seen: set[str] = set()
         for info in listed:
-            refused = "a file of this name came before it" if info.filename in seen else _refusal(info)
-            seen.add(info.filename)
-            if refused is None and left <= 0:
-                refused = f"the archive unpacks to more than {limits.total_bytes // 1024**2} MB"
+            name = name_of(info)
+            refused = "a file of this name came before it" if name in seen else _refusal(info)
+            seen.add(name)
+            if info.header_offset in overlapping:
+                refused = "it lies upon another file of the archive"
+            refused = refused or unwanted(name) or budget.refusal()
             if refused is not None:
-                yield Member(info.filename, None, refused)
+                yield Member(name, None, refused)
                 continue
-            member, used = _read(opened, info, min(limits.entry_bytes, left), limits.ratio)
-            left -= used
-            yield member
+            data, refused, used = _read(opened, info, min(limits.entry_bytes, budget.left_bytes), limits.ratio)
+            budget.take(used)
+            yield Member(name, data, refused)
+
+
+def name_of(info: zipfile.ZipInfo) -> str:
+    """An entry's name; many packers write UTF-8 without saying so, which zipfile takes for a code page of 1981."""
+    if info.flag_bits & UTF8_FLAG:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
+
+
+def _overlapping(listed: list[zipfile.ZipInfo]) -> set[int]:
+    """Where entries start that share bytes with the one before: a small archive of endless size (CVE-2024-0450)."""
+    found = set()
+    end = 0
+    for info in sorted(listed, key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            found.add(info.header_offset)
+        end = max(end, info.header_offset + LOCAL_HEADER_BYTES + info.compress_size)
+    return found
 
 
 class _Sips:
@@ -111,20 +170,24 @@ def _refusal(info: zipfile.ZipInfo) -> str | None:
         return "encrypted; pack it without a password"
     if info.filename.lower().endswith(".zip"):
         return "an archive inside an archive; unpack it first"
+    if info.compress_type not in METHODS:
+        return "packed by a method that is not taken; pack it as an ordinary zip"
     return None
 
 
-def _read(opened: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int, ratio: int) -> tuple[Member, int]:
-    """The member, and how many bytes were unpacked for it; what the headers claim is not believed."""
+def _read(
+    opened: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int, ratio: int
+) -> tuple[bytes | None, str | None, int]:
+    """The bytes or why not, and how many were unpacked; what the headers claim is not believed."""
     parts = bytearray()
     try:
         with opened.open(info) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 parts += chunk
                 if len(parts) > limit:
-                    return Member(info.filename, None, f"larger than {limit // 1024**2} MB unpacked"), len(parts)
+                    return None, f"larger than {limit // 1024**2} MB unpacked", len(parts)
                 if len(parts) > RATIO_FREE_BYTES and len(parts) > ratio * max(info.compress_size, 1):
-                    return Member(info.filename, None, "packed suspiciously tightly"), len(parts)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError):
-        return Member(info.filename, None, "damaged inside the archive"), len(parts)
-    return Member(info.filename, bytes(parts)), len(parts)
+                    return None, TIGHT, len(parts)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError):
+        return None, "damaged inside the archive", len(parts)
+    return bytes(parts), None, len(parts)

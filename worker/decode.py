@@ -6,25 +6,23 @@ Knows nothing about datasets, and nothing about pixels: see worker/decode_child.
 from __future__ import annotations
 
 import json
-import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
-LENGTH = struct.Struct(">Q")
-"""Every message on the channel is its length and its bytes."""
+from worker.sandbox import receive, send, start
 
 CHILD = (sys.executable, "-m", "worker.decode_child")
 TIMEOUT_S = 60.0
 MAX_FILE_BYTES = 64 * 1024**2
+MAX_ANSWER_BYTES = 256 * 1024**2
+"""More than 40 million pixels take as PNG."""
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +35,21 @@ class Decoded:
     width: int
     height: int
     png: bytes
+    offered_width: int
+    offered_height: int
+    """Upright, before it was downscaled."""
+    flattened: bool
+    """It had transparent parts, which are white now."""
+
+    @property
+    def note(self) -> str | None:
+        """What was done to it that whoever offered it may not expect."""
+        said = []
+        if self.flattened:
+            said.append("transparency laid on white")
+        if (self.offered_width, self.offered_height) != (self.width, self.height):
+            said.append(f"downscaled from {self.offered_width}x{self.offered_height} to {self.width}x{self.height}")
+        return "; ".join(said) or None
 
 
 @dataclass(frozen=True)
@@ -56,13 +69,16 @@ class Decoder:
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
 
-    def decode(self, data: bytes) -> Decoded | Refused:
-        """Decode one file; a file that kills the child or takes too long is refused, and the next one is safe."""
+    def decode(self, data: bytes, max_px: int | None = None) -> Decoded | Refused:
+        """Decode one file, downscaled to at most ``max_px`` pixels.
+
+        A file that kills the child or takes too long is refused, and the next one is safe.
+        """
         if len(data) > MAX_FILE_BYTES:
             return Refused(f"the file is larger than {MAX_FILE_BYTES // 1024**2} MB")
         with self._lock:
             try:
-                answer, png = self._ask(data)
+                answer, png = self._ask(data, max_px)
             except TimeoutError:
                 self._discard("timeout")
                 return Refused("decoding it takes too long")
@@ -73,7 +89,7 @@ class Decoder:
             if "error" in answer:
                 log.info("decode.refused", error=answer["error"])
             return Refused(str(answer["refused"]))
-        return Decoded(str(answer["identity"]), int(str(answer["width"])), int(str(answer["height"])), png)
+        return Decoded(png=png, **answer)
 
     def close(self) -> None:
         """End the child."""
@@ -88,32 +104,19 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def _ask(self, data: bytes) -> tuple[dict[str, object], bytes]:
+    def _ask(self, data: bytes, max_px: int | None) -> tuple[dict[str, Any], bytes]:
         channel = self._ready()
-        channel.sendall(LENGTH.pack(len(data)))
-        channel.sendall(data)
-        answer = json.loads(_receive_part(channel))
-        return answer, _receive_part(channel)
+        send(channel, json.dumps({"max_px": max_px}).encode())
+        send(channel, data)
+        answer = json.loads(receive(channel, MAX_ANSWER_BYTES))
+        return answer, receive(channel, MAX_ANSWER_BYTES)
 
     def _ready(self) -> socket.socket:
         if self._channel is not None and self._child is not None and self._child.poll() is None:
             return self._channel
         self._discard(None)
-        ours, theirs = socket.socketpair()
-        ours.settimeout(self._timeout_s)
-        # Its own environment: a decoder that is taken over finds no key and no address in it.
-        environment = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
-        with theirs:
-            self._child = subprocess.Popen(
-                list(self._command),
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                cwd=Path(__file__).parents[1],
-                env=environment,
-                start_new_session=True,
-            )
-        self._channel = ours
-        return ours
+        self._child, self._channel = start(self._command, self._timeout_s)
+        return self._channel
 
     def _discard(self, why: str | None) -> None:
         if self._channel is not None:
@@ -125,18 +128,3 @@ class Decoder:
             self._child = None
             if why is not None:
                 log.warning("decode.child_replaced", why=why, exit_code=code)
-
-
-def _receive_part(channel: socket.socket) -> bytes:
-    (length,) = LENGTH.unpack(_receive(channel, LENGTH.size))
-    return _receive(channel, length)
-
-
-def _receive(channel: socket.socket, length: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < length:
-        part = channel.recv(min(length - len(parts), 1024**2))
-        if not part:
-            raise EOFError("the decoding child hung up")
-        parts += part
-    return bytes(parts)

@@ -1,25 +1,24 @@
 """The child that opens pictures nobody has vouched for: `python -m worker.decode_child`, spoken to over its stdin.
 
-It limits its own memory, processor time and files before it reads the first byte. Knows nothing about datasets:
-bytes in, (identity, size, PNG) or words out.
+Knows nothing about datasets: bytes in, (identity, size, PNG) or words out. Its limits are worker/sandbox.py's.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import resource
+import math
 import socket
 import struct
 import sys
 import warnings
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from PIL import Image, UnidentifiedImageError
 
 from contracts.dataset import image_identity
 from trainer.pixels import FORMATS, upright_on_white
-from worker.decode import LENGTH
+from worker.sandbox import LENGTH, allow_cpu, limit_process
 
 MAX_PIXELS = 40_000_000
 MIN_SIDE_PX = 16
@@ -32,25 +31,32 @@ class Refusal(Exception):
     """The picture is not accepted; the text says why and is shown to the user."""
 
 
+class Picture(NamedTuple):
+    """A picture as it is stored, and what was done to it."""
+
+    image: Image.Image
+    offered: tuple[int, int]
+    flattened: bool
+
+
 def main() -> None:
     """Answer requests until the other side hangs up."""
-    _limit_process()
+    limit_process(MEMORY_BYTES)
     with socket.socket(fileno=sys.stdin.fileno()) as channel, channel.makefile("rwb") as stream:
-        while True:
-            header = stream.read(LENGTH.size)
-            if len(header) < LENGTH.size:
+        while (request := _read(stream)) is not None:
+            allow_cpu(CPU_SECONDS_EACH)
+            data = _read(stream)
+            if data is None:
                 return
-            (length,) = LENGTH.unpack(header)
-            _allow_cpu(CPU_SECONDS_EACH)
-            answer, png = _answer(stream.read(length))
+            answer, png = _answer(data, json.loads(request)["max_px"])
             for part in (json.dumps(answer).encode(), png):
                 stream.write(LENGTH.pack(len(part)))
                 stream.write(part)
             stream.flush()
 
 
-def decode(data: bytes) -> tuple[Image.Image, str]:
-    """The picture as upright sRGB on white, and its identity.
+def decode(data: bytes, max_px: int | None = None) -> Picture:
+    """The picture as upright sRGB on white, of at most ``max_px`` pixels.
 
     Raises:
         Refusal: it is not a picture we take.
@@ -60,7 +66,7 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
-            raise Refusal("not a PNG, JPEG or WebP picture") from None
+            raise Refusal("not a PNG, JPEG, WebP or AVIF picture") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise Refusal(f"more than {MAX_PIXELS // 1_000_000} million pixels") from None
     _check_size(image)
@@ -70,15 +76,16 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
         image.load()
     except (OSError, SyntaxError, ValueError, EOFError, struct.error):
         raise Refusal("the file is damaged or cut off") from None
+    flattened = _is_transparent(image)
     upright = upright_on_white(image)
-    pixels = upright.tobytes()
+    stored = _downscaled(upright, max_px)
     # Built from the pixels alone: no profile, position, comment or transparency of the file survives.
-    return Image.frombytes("RGB", upright.size, pixels), image_identity(upright.width, upright.height, pixels)
+    return Picture(Image.frombytes("RGB", stored.size, stored.tobytes()), upright.size, flattened)
 
 
-def _answer(data: bytes) -> tuple[dict[str, Any], bytes]:
+def _answer(data: bytes, max_px: int | None) -> tuple[dict[str, Any], bytes]:
     try:
-        image, identity = decode(data)
+        image, offered, flattened = decode(data, max_px)
         png = io.BytesIO()
         image.save(png, "PNG", compress_level=1)
     except Refusal as refusal:
@@ -87,7 +94,37 @@ def _answer(data: bytes) -> tuple[dict[str, Any], bytes]:
         return {"refused": "decoding it takes too much memory"}, b""
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile files; the file is at fault
         return {"refused": "the file is damaged", "error": type(error).__name__}, b""
-    return {"identity": identity, "width": image.width, "height": image.height}, png.getvalue()
+    answer = {
+        "identity": image_identity(image.width, image.height, image.tobytes()),
+        "width": image.width,
+        "height": image.height,
+        "offered_width": offered[0],
+        "offered_height": offered[1],
+        "flattened": flattened,
+    }
+    return answer, png.getvalue()
+
+
+def _read(stream: io.BufferedRWPair) -> bytes | None:
+    header = stream.read(LENGTH.size)
+    return stream.read(LENGTH.unpack(header)[0]) if len(header) == LENGTH.size else None
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether any pixel lets through what is behind it; an alpha channel alone does not say so."""
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
+        return False
+    least, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return int(cast(float, least)) < 255
+
+
+def _downscaled(image: Image.Image, max_px: int | None) -> Image.Image:
+    pixels = image.width * image.height
+    if max_px is None or pixels <= max_px:
+        return image
+    scale = math.sqrt(max_px / pixels)
+    width, height = (max(MIN_SIDE_PX, math.floor(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _check_size(image: Image.Image) -> None:
@@ -97,19 +134,6 @@ def _check_size(image: Image.Image) -> None:
         raise Refusal(f"{width}x{height} is more than {limit}")
     if min(width, height) < MIN_SIDE_PX:
         raise Refusal(f"{width}x{height} is smaller than {MIN_SIDE_PX} px a side")
-
-
-def _limit_process() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-
-def _allow_cpu(seconds: int) -> None:
-    """Processor time from now on; the kernel ends the process when it is used up."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(usage.ru_utime + usage.ru_stime) + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@ picture itself (decode.py).
 
 from __future__ import annotations
 
+import tempfile
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 from sqlalchemy.orm import Session
@@ -17,14 +20,17 @@ from sqlalchemy.orm import Session
 from catalog import jobs
 from catalog.blobs import image_key, make_key
 from catalog.datasets import ingest
-from catalog.datasets.captions import tidy_name
+from catalog.datasets.captions import stem, tidy_name
 from catalog.datasets.ingest import DecodedImage, Member
 from catalog.datasets.models import DatasetFile
+from contracts.layouts import MASK_SUFFIX, TABLE_EXTENSION, FileKind, kind_of, why_not
 from worker.archives import Limits, NotAnArchive, members
-from worker.captions import MAX_CAPTION_FILE_BYTES, MAX_METADATA_BYTES, metadata_lines, sidecar_text
+from worker.captions import MAX_CAPTION_FILE_BYTES, decoded_text
 from worker.decode import MAX_FILE_BYTES, Decoder, Refused
 from worker.lease import Lease
+from worker.metadata import MAX_METADATA_BYTES, Unusable, read_metadata
 from worker.station import Station
+from worker.tables import opened_table, table_lines
 
 BATCH_FILES = 16
 """Files read between two writes: what a crash repeats."""
@@ -90,66 +96,123 @@ def read_uploads(station: Station, decoder: Decoder, lease: Lease, draining: thr
 def _look_into(reading: Reading, file: DatasetFile) -> Fate:
     """Read one file and say what is to be written about it."""
     reading.check()
-    readers = {"image": _image, "caption": _caption, "metadata": _metadata, "archive": _archive}
+    readers: dict[str, Callable[[Reading, DatasetFile, str], Fate]] = {
+        FileKind.IMAGE: _image,
+        FileKind.MASK: _image,
+        FileKind.CAPTION: _caption,
+        FileKind.METADATA: _metadata,
+        FileKind.TABLE: _table,
+        FileKind.ARCHIVE: _archive,
+    }
     reader = readers.get(file.kind)
     if reader is None:
-        return _rejected(reading, file, "not a picture (.png .jpg .jpeg .webp), caption (.txt .caption) or .zip")
+        return _rejected(reading, file, why_not(file.filename))
     if file.blob_key is None or not reading.station.blobs.exists(file.blob_key):
         return _rejected(reading, file, "the uploaded file is not in the store any more; upload it again")
     return reader(reading, file, file.blob_key)
 
 
 def _image(reading: Reading, file: DatasetFile, key: str) -> Fate:
-    if reading.station.blobs.size(key) > MAX_FILE_BYTES:
+    blobs, claim = reading.station.blobs, reading.lease.claim
+    if blobs.size(key) > MAX_FILE_BYTES:
         return _rejected(reading, file, f"larger than {MAX_FILE_BYTES // 1024**2} MB")
-    answer = reading.decoder.decode(reading.station.blobs.get_bytes(key))
+    answer = reading.decoder.decode(blobs.get_bytes(key), reading.station.settings.max_store_px)
     if isinstance(answer, Refused):
         return _rejected(reading, file, answer.reason)
-    stored = image_key(reading.lease.claim.owner, answer.identity)
-    if not reading.station.blobs.exists(stored):
-        reading.station.blobs.put_bytes(stored, answer.png)
-    decoded = DecodedImage(answer.identity, answer.width, answer.height, stored)
-    return lambda session: ingest.record_image(session, reading.lease.claim, file.id, decoded)
+    stored = image_key(claim.owner, answer.identity)
+    if not blobs.exists(stored):
+        blobs.put_bytes(stored, answer.png)
+    decoded = DecodedImage(answer.identity, answer.width, answer.height, stored, answer.note)
+    record = ingest.record_mask if file.kind == FileKind.MASK else ingest.record_image
+    return lambda session: record(session, claim, file.id, decoded)
 
 
 def _caption(reading: Reading, file: DatasetFile, key: str) -> Fate:
     if reading.station.blobs.size(key) > MAX_CAPTION_FILE_BYTES:
         return _rejected(reading, file, "too large for a caption")
-    text = sidecar_text(reading.station.blobs.get_bytes(key))
+    text = decoded_text(reading.station.blobs.get_bytes(key))
     if text is None:
-        return _rejected(reading, file, "not UTF-8 text")
+        return _rejected(reading, file, "neither UTF-8 nor UTF-16 text; save it as UTF-8")
     return lambda session: ingest.record_caption(session, reading.lease.claim, file.id, text)
 
 
 def _metadata(reading: Reading, file: DatasetFile, key: str) -> Fate:
     if reading.station.blobs.size(key) > MAX_METADATA_BYTES:
         return _rejected(reading, file, f"larger than {MAX_METADATA_BYTES // 1024**2} MB")
-    lines = metadata_lines(reading.station.blobs.get_bytes(key))
-    if not lines:
-        return _rejected(reading, file, "it has no lines")
-    return lambda session: ingest.record_metadata(session, reading.lease.claim, file.id, lines)
+    try:
+        if file.filename.lower().endswith(TABLE_EXTENSION):
+            with _as_file(reading, key) as path:
+                found = table_lines(path)
+        else:
+            found = read_metadata(file.filename, reading.station.blobs.get_bytes(key))
+    except Unusable as error:
+        return _rejected(reading, file, str(error))
+    return lambda session: ingest.record_metadata(session, reading.lease.claim, file.id, found.lines, found.note)
+
+
+def _table(reading: Reading, file: DatasetFile, key: str) -> Fate:
+    found: list[Member] = []
+    try:
+        with _as_file(reading, key) as path, opened_table(path, file.filename) as table:
+            note = table.note
+            for row in table.rows:
+                reading.check()
+                picture = _unpacked(reading, key, len(found), row.name, row.picture, row.reason)
+                said = replace(picture, kind=FileKind.IMAGE, concept=row.concept, repeats=row.repeats)
+                found.append(said if row.picture is None else replace(said, caption=row.caption))
+                if row.picture is not None and row.mask is not None:
+                    name = f"{stem(row.name)}{MASK_SUFFIX}.png"
+                    found.append(replace(_unpacked(reading, key, len(found), name, row.mask), kind=FileKind.MASK))
+    except Unusable as error:
+        return _rejected(reading, file, str(error))
+    if not found:
+        return _rejected(reading, file, "it has no rows")
+    return lambda session: ingest.record_members(session, reading.lease.claim, file.id, found, note)
 
 
 def _archive(reading: Reading, file: DatasetFile, key: str) -> Fate:
     found: list[Member] = []
     try:
         with reading.station.blobs.open(key) as stream:
-            for index, member in enumerate(members(stream, Limits())):
+            for member in members(stream, Limits(), _unwanted):
                 reading.check()
                 name = tidy_name(member.name) or "unnamed"
-                if member.data is None:
-                    found.append(Member(name, 0, None, member.refused))
-                    continue
-                # Named after the archive and the place in it: a second attempt writes over the first one's.
-                inside = make_key(f"{key}.{index}")
-                reading.station.blobs.put_bytes(inside, member.data)
-                found.append(Member(name, len(member.data), inside))
+                found.append(_unpacked(reading, key, len(found), name, member.data, member.refused))
     except NotAnArchive as error:
-        reason = str(error)
-        return _rejected(reading, file, reason)
+        return _rejected(reading, file, str(error))
     if not found:
         return _rejected(reading, file, "the archive is empty")
     return lambda session: ingest.record_members(session, reading.lease.claim, file.id, found)
+
+
+def _unpacked(
+    reading: Reading, key: str, place: int, name: str, data: bytes | None, refused: str | None = None
+) -> Member:
+    """A file from inside another, stored until it is read itself."""
+    if data is None or refused is not None:
+        return Member(name, 0, None, refused)
+    # Named after the outer file and the place in it: a second attempt writes over the first one's.
+    inside = make_key(f"{key}.{place}")
+    reading.station.blobs.put_bytes(inside, data)
+    return Member(name, len(data), inside)
+
+
+def _unwanted(name: str) -> str | None:
+    tidied = tidy_name(name)
+    return why_not(tidied) if kind_of(tidied) is FileKind.OTHER else None
+
+
+@contextmanager
+def _as_file(reading: Reading, key: str) -> Iterator[Path]:
+    """A blob as a file of this machine, for readers that jump about in it."""
+    local = reading.station.blobs.local_path(key)
+    if local is not None:
+        yield local
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = Path(folder, "table")
+        reading.station.blobs.fetch_to(key, fetched)
+        yield fetched
 
 
 def _rejected(reading: Reading, file: DatasetFile, reason: str) -> Fate:

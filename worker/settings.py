@@ -65,6 +65,9 @@ class WorkerSettings(BaseSettings):
     batch: int = Field(default=8, ge=1)
     """How many generations one claim takes at most, and how many pictures are made at once."""
 
+    max_store_px: int = Field(default=4_000_000, ge=65_536)
+    """Pixels an uploaded picture is stored with at most; larger ones are downscaled, which the ledger says."""
+
     @model_validator(mode="after")
     def _beats_in_time(self) -> Self:
         if self.heartbeat_s is not None and self.heartbeat_s > self.lease_s / 3:

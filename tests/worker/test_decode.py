@@ -110,6 +110,48 @@ class TestColour:
     def test_cmyk_jpeg_becomes_rgb(self, decoder: Decoder) -> None:
         assert pixels(taken(decoder.decode(encoded(Image.new("CMYK", (32, 32)), "JPEG")))).mode == "RGB"
 
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+    def test_every_mode_a_png_can_have_becomes_rgb(self, decoder: Decoder, mode: str) -> None:
+        assert pixels(taken(decoder.decode(encoded(Image.new(mode, (32, 32)))))).mode == "RGB"
+
+    def test_transparency_is_told_only_when_there_is_some(self, decoder: Decoder) -> None:
+        opaque = taken(decoder.decode(encoded(Image.new("RGBA", (32, 32), (9, 9, 9, 255)))))
+        assert opaque.note is None
+        clear = taken(decoder.decode(encoded(Image.new("RGBA", (32, 32), (9, 9, 9, 254)))))
+        assert clear.note == "transparency laid on white"
+
+    def test_avif_is_a_picture(self, decoder: Decoder) -> None:
+        answer = taken(decoder.decode(encoded(Image.new("RGB", (40, 24), (200, 40, 40)), "AVIF", quality=90)))
+        r, g, b = pixels(answer).getpixel((5, 5))
+        assert (answer.width, answer.height) == (40, 24)
+        assert abs(r - 200) + abs(g - 40) + abs(b - 40) < 20
+
+
+class TestDownscaling:
+    def test_a_picture_of_more_pixels_is_downscaled_and_says_so(self, decoder: Decoder) -> None:
+        answer = taken(decoder.decode(encoded(Image.new("RGB", (300, 200), "red")), max_px=15_000))
+        assert (answer.width, answer.height) == (150, 100)
+        assert answer.note == "downscaled from 300x200 to 150x100"
+        assert pixels(answer).size == (150, 100)
+
+    def test_one_that_fits_is_left_as_it_is(self, decoder: Decoder) -> None:
+        image = Image.effect_noise((100, 150), 80).convert("RGB")
+        answer = taken(decoder.decode(encoded(image), max_px=15_000))
+        assert answer.identity == image_identity(100, 150, image.tobytes())
+        assert answer.note is None
+
+    def test_offering_the_stored_picture_again_changes_nothing(self, decoder: Decoder) -> None:
+        first = taken(decoder.decode(encoded(Image.effect_noise((333, 77), 80).convert("RGB")), max_px=9_000))
+        again = taken(decoder.decode(first.png, max_px=9_000))
+        assert again.identity == first.identity
+        assert first.width * first.height <= 9_000
+
+    def test_a_turned_picture_tells_the_size_it_is_seen_in(self, decoder: Decoder) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        answer = taken(decoder.decode(encoded(Image.new("RGB", (400, 200)), "JPEG", exif=exif), max_px=20_000))
+        assert answer.note == "downscaled from 200x400 to 100x200"
+
 
 class TestOrientation:
     def test_exif_orientation_is_applied(self, decoder: Decoder) -> None:
@@ -136,19 +178,18 @@ class TestPrivacy:
 class TestRefusals:
     @pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a" + bytes(50), b"%PDF-1.7"])
     def test_other_formats(self, decoder: Decoder, data: bytes) -> None:
-        assert "PNG, JPEG or WebP" in refused(decoder.decode(data))
+        assert "PNG, JPEG, WebP or AVIF" in refused(decoder.decode(data))
 
     def test_gif_although_pillow_could_read_it(self, decoder: Decoder) -> None:
-        assert "PNG, JPEG or WebP" in refused(decoder.decode(encoded(Image.new("P", (32, 32)), "GIF")))
+        assert "PNG, JPEG, WebP or AVIF" in refused(decoder.decode(encoded(Image.new("P", (32, 32)), "GIF")))
 
     def test_a_truncated_file(self, decoder: Decoder) -> None:
         assert "damaged" in refused(decoder.decode(encoded(Image.effect_noise((64, 64), 90), "JPEG")[:500]))
 
-    def test_animations(self, decoder: Decoder) -> None:
+    @pytest.mark.parametrize("kind", ["WEBP", "PNG", "AVIF"])
+    def test_animations(self, decoder: Decoder, kind: str) -> None:
         frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
-        assert "animated" in refused(
-            decoder.decode(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
-        )
+        assert "animated" in refused(decoder.decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:])))
 
     def test_sizes_are_refused_from_the_header_before_anything_is_unpacked(self, decoder: Decoder) -> None:
         assert "40 million" in refused(decoder.decode(png_header_of(8000, 8000)))
@@ -187,7 +228,7 @@ class TestChild:
             assert "more time or memory" in refused(decoder.decode(b"anything"))
 
     def test_memory_is_limited(self) -> None:
-        script = "from worker.decode_child import _limit_process; _limit_process(); bytearray(3 * 1024**3)"
+        script = "from worker.sandbox import limit_process; limit_process(2 * 1024**3); bytearray(3 * 1024**3)"
         with Decoder(command=child(script)) as decoder:
             assert "more time or memory" in refused(decoder.decode(b"anything"))
 

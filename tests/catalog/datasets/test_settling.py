@@ -74,6 +74,7 @@ class TestKohyaFolders:
                 "img/10_sks dog/1.txt": _caption("a dog in the snow"),
                 "img/10_sks dog/2.png": _image(decoded("two")),
                 "img/3.png": _image(decoded("three")),
+                "img/3.txt": _caption("three"),
             }
         )
         rows = one_pass.frozen()
@@ -81,7 +82,7 @@ class TestKohyaFolders:
         assert told == {
             "img/10_sks dog/1.png": ("a dog in the snow", "sks dog", 10),
             "img/10_sks dog/2.png": ("sks dog", "sks dog", 10),
-            "img/3.png": ("", None, 1),
+            "img/3.png": ("three", None, 1),
         }
         row = one_pass.ledger()["img/10_sks dog/2.png"]
         assert row.caption_source == "10_sks dog/"

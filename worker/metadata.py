@@ -1,0 +1,179 @@
+"""Metadata files as they are offered: Hugging Face's metadata.jsonl and metadata.csv, kohya's JSON.
+
+Which caption belongs to which picture is catalog/datasets/captions.py; Parquet is tables.py. Knows nothing about
+files or the database.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from catalog.datasets.captions import tidy_name
+from catalog.datasets.ingest import MetadataLine
+from contracts.captions import MAX_CAPTION_CHARACTERS
+from contracts.layouts import FILE_NAME_COLUMN, text_column
+from worker.captions import decoded_text
+
+MAX_METADATA_BYTES = 64 * 1024**2
+MAX_JSON_BYTES = 16 * 1024**2
+"""One JSON document takes many times its length in memory, and cannot be read line by line."""
+MAX_LINES = 200_000
+MAX_LINE_CHARACTERS = 1024**2
+NOT_TEXT = "it is neither UTF-8 nor UTF-16 text"
+
+
+class Row(NamedTuple):
+    """A row and its number, or why it cannot be read."""
+
+    number: int
+    values: Mapping[str, Any]
+    reason: str | None = None
+
+
+class Metadata(NamedTuple):
+    """What a metadata file says, and how it was read."""
+
+    lines: list[MetadataLine]
+    note: str
+
+
+class Unusable(Exception):
+    """The metadata file as a whole says nothing; the text says why and is shown to the user."""
+
+
+def read_metadata(filename: str, data: bytes) -> Metadata:
+    """The rows of a metadata file, by its extension.
+
+    Raises:
+        Unusable: there is nothing in it.
+    """
+    extension = posixpath.splitext(filename.lower())[1]
+    if extension == ".json":
+        return _kohya(data)
+    text = decoded_text(data)
+    if text is None:
+        # One broken byte costs its line alone.
+        text = data.decode("utf-8-sig", errors="replace")
+    return lines_of(_csv_rows(text) if extension == ".csv" else _json_rows(text))
+
+
+def lines_of(rows: Iterable[Row]) -> Metadata:
+    """Rows with file_name and a column of text, as Hugging Face's imagefolder has them.
+
+    Other columns are other people's and are passed over; a row that says nothing usable keeps its reason.
+
+    Raises:
+        Unusable: there is no row, or there are too many.
+    """
+    kept: list[Row] = []
+    columns: dict[str, None] = {}
+    for row in rows:
+        if len(kept) >= MAX_LINES:
+            raise Unusable(f"it has more than {MAX_LINES} rows; split it")
+        kept.append(row)
+        columns.update(dict.fromkeys(key for key, value in row.values.items() if isinstance(value, str)))
+    if not kept:
+        raise Unusable("it has no lines")
+    column = text_column(columns)
+    note = f"captions from '{column}'" if column else "no column of it holds text"
+    return Metadata([_line(row, column or "text") for row in kept], note)
+
+
+def _json_rows(text: str) -> Iterator[Row]:
+    for number, line in enumerate(io.StringIO(text), 1):
+        if not line.strip():
+            continue
+        if len(line) > MAX_LINE_CHARACTERS:
+            yield Row(number, {}, f"the line is longer than {MAX_LINE_CHARACTERS // 1024**2} MB")
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            yield Row(number, {}, "the line is not JSON")
+            continue
+        # Text and counts alone: other people's columns may hold anything, and all lines are held at once.
+        told = values.items() if isinstance(values, dict) else ()
+        yield Row(number, {key: value for key, value in told if isinstance(value, str | int)})
+
+
+def _csv_rows(text: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
+    number = 1
+    while True:
+        number += 1
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            yield Row(number, {}, f"the line is not CSV: {error}")
+            continue
+        if values is None:
+            return
+        yield Row(number, {key: value for key, value in values.items() if key and value is not None})
+
+
+def _line(row: Row, column: str) -> MetadataLine:
+    if row.reason:
+        return MetadataLine(row.number, "", None, row.reason)
+    offered = row.values.get(FILE_NAME_COLUMN)
+    file_name = tidy_name(offered) if isinstance(offered, str) else ""
+    if not file_name:
+        return MetadataLine(row.number, "", None, f'the line has no "{FILE_NAME_COLUMN}"')
+    caption = row.values.get(column)
+    if not isinstance(caption, str):
+        return MetadataLine(row.number, file_name, None, f'the line has no "{column}"')
+    concept = row.values.get("concept")
+    return _said(row.number, file_name, caption, concept, whole_number(row.values.get("repeats")))
+
+
+def _said(number: int, file_name: str, caption: str, concept: Any = None, repeats: int | None = None) -> MetadataLine:
+    if len(caption) > MAX_CAPTION_CHARACTERS:
+        return MetadataLine(number, file_name, None, f"the caption is longer than {MAX_CAPTION_CHARACTERS} characters")
+    kept = _whole(concept) if isinstance(concept, str) else None
+    return MetadataLine(number, file_name, _whole(caption), None, kept, repeats)
+
+
+def whole_number(value: Any) -> int | None:
+    """A count as JSON or CSV say it."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _kohya(data: bytes) -> Metadata:
+    """kohya's finetuning metadata: image key -> {caption, tags}; both together when there are both, as it trains."""
+    if len(data) > MAX_JSON_BYTES:
+        raise Unusable(f"larger than {MAX_JSON_BYTES // 1024**2} MB; use metadata.jsonl, which has no such limit")
+    text = decoded_text(data)
+    if text is None:
+        raise Unusable(NOT_TEXT)
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Unusable("it is not JSON") from None
+    if not isinstance(entries, dict) or not any(_is_entry(entry) for entry in entries.values()):
+        raise Unusable('it is not kohya\'s metadata: {"picture": {"caption": "…", "tags": "…"}}')
+    lines = [_entry(number, key, entry) for number, (key, entry) in enumerate(entries.items(), 1)]
+    return Metadata(lines, "kohya's metadata: caption and tags")
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and ("caption" in entry or "tags" in entry)
+
+
+def _entry(number: int, key: str, entry: Any) -> MetadataLine:
+    file_name = tidy_name(key)
+    said = [entry.get(word) for word in ("caption", "tags")] if isinstance(entry, dict) else []
+    texts = [text for text in said if isinstance(text, str) and text.strip()]
+    if not file_name or not texts:
+        return MetadataLine(number, file_name, None, 'the entry has neither "caption" nor "tags"')
+    return _said(number, file_name, ", ".join(texts))
+
+
+def _whole(text: str) -> str:
+    """JSON can name half a surrogate pair, which is no text."""
+    return text.encode("utf-8", "replace").decode()
