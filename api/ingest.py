@@ -13,10 +13,12 @@ from sqlalchemy.orm import Session
 from api.deps import Parts
 from api.schemas.common import Failure
 from api.schemas.datasets import UploadedFile, UploadOut
+from api.space import told_when_full
 from api.uploads import Received
 from catalog.blobs import upload_key
 from catalog.datasets import service
 from catalog.uploads import service as uploads
+from catalog.uploads.limits import filled
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 from contracts.layouts import FileKind, kind_of, why_not
 
@@ -33,12 +35,12 @@ def take_in(here: Parts, owner: str, dataset: str, received: list[Received]) -> 
 
     Blobs first, then one short transaction; when that fails the blobs are removed again.
     """
-    for one in received:
-        one.problem = one.problem or _judge(one)
+    _judge_all(here, owner, dataset, received)
     stored: list[Stored | None] = []
     try:
-        for one in received:
-            stored.append(_store(here, owner, one))
+        with told_when_full():
+            for one in received:
+                stored.append(_store(here, owner, one))
         with here.database.session() as session:
             for one, blob in zip(received, stored, strict=True):
                 _enter(session, owner, dataset, one, blob)
@@ -72,6 +74,13 @@ def judge_name(name: str) -> PatinaError | None:
     if kind_of(name) is FileKind.OTHER:
         return InvalidInput([], f"{name} is not taken: {why_not(name)}.", "Send pictures with captions.")
     return None
+
+
+def _judge_all(here: Parts, owner: str, dataset: str, received: list[Received]) -> None:
+    with here.database.reading() as session:
+        room = filled(session, owner, dataset, here.settings.dataset_limits)
+    for one in received:
+        one.problem = one.problem or _judge(one) or room.add(one.name, one.bytes)
 
 
 def _judge(one: Received) -> PatinaError | None:

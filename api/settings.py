@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from api.loopback import is_loopback_name
 from api.uploads import UploadLimits
+from catalog.uploads.limits import DatasetLimits
 
 MIB = 1 << 20
 
@@ -53,6 +54,12 @@ class ApiSettings(BaseSettings):
 
     max_upload_files: Annotated[int, Field(ge=1)] = 10_000
     """Most files in one upload request."""
+
+    max_dataset_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * MIB
+    """Most bytes one dataset may be sent, what is still arriving counted in full."""
+
+    max_dataset_images: Annotated[int, Field(ge=1)] = 100_000
+    """Most images one dataset may be sent outside archives."""
 
     upload_expires_s: Annotated[float, Field(ge=60)] = 7 * 24 * 3600.0
     """Seconds after its last byte until an unfinished upload is forgotten."""
@@ -98,3 +105,8 @@ class ApiSettings(BaseSettings):
     def upload_limits(self) -> UploadLimits:
         """What one upload request may bring."""
         return UploadLimits(self.max_upload_bytes, self.max_file_bytes, self.max_upload_files)
+
+    @property
+    def dataset_limits(self) -> DatasetLimits:
+        """What one dataset may hold."""
+        return DatasetLimits(self.max_dataset_bytes, self.max_dataset_images)

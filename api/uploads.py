@@ -73,8 +73,7 @@ async def receive_files(request: Request, folder: Path, limits: UploadLimits) ->
         PatinaError: the body is over the request's limits.
         InvalidInput: the body is not readable as multipart, or holds no file.
     """
-    length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > limits.request_bytes:
+    if announced_length(request) > limits.request_bytes:
         raise _request_too_large(limits)
     spool = _Spool(folder, limits, _boundary(request))
     try:
@@ -90,6 +89,12 @@ async def receive_files(request: Request, folder: Path, limits: UploadLimits) ->
         raise _unreadable() from None  # nobody hears it, and it is nothing for the log either
     finally:
         spool.close()
+
+
+def announced_length(request: Request) -> int:
+    """Bytes of the body as its header says; 0 where it says nothing, and then they are counted as they come."""
+    length = request.headers.get("content-length", "0")
+    return int(length) if length.isascii() and length.isdecimal() else 0
 
 
 class _Spool:

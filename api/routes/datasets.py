@@ -22,7 +22,8 @@ from api.schemas.datasets import (
     ledger_row,
     version_out,
 )
-from api.uploads import receive_files, temporary_folder
+from api.space import refuse_full_disk, told_when_full
+from api.uploads import announced_length, receive_files, temporary_folder
 from catalog.datasets import service
 from contracts.failures import FailureCode, FieldError, InvalidInput
 
@@ -79,7 +80,7 @@ def read_dataset(dataset: str, here: Here, owner: Owner) -> DatasetOut:
     summary="Upload images, captions, metadata.jsonl and zips",
     status_code=202,
     openapi_extra=FILES_BODY,
-    responses=problems(FailureCode.NOT_FOUND, FailureCode.TOO_LARGE, FailureCode.NOT_A_ZIP),
+    responses=problems(FailureCode.NOT_FOUND, FailureCode.TOO_LARGE, FailureCode.NOT_A_ZIP, FailureCode.STORAGE_FULL),
 )
 async def upload_files(dataset: str, request: Request, here: Here, owner: Owner) -> UploadOut:
     """Each file is judged by itself: the answer says which were accepted, the ledger what became of them.
@@ -88,7 +89,9 @@ async def upload_files(dataset: str, request: Request, here: Here, owner: Owner)
     accepted, the answer is a problem.
     """
     known = await run_in_threadpool(read_dataset, dataset, here, owner)
-    with temporary_folder(here.settings.uploads) as folder:
+    announced_bytes = announced_length(request)
+    await run_in_threadpool(refuse_full_disk, here, announced_bytes, announced_bytes)
+    with told_when_full(), temporary_folder(here.settings.uploads) as folder:
         received = await receive_files(request, folder, here.settings.upload_limits)
         answer = await run_in_threadpool(take_in, here, owner, known.id, received)
     refuse_empty_upload(answer)

@@ -16,6 +16,7 @@ from api.schemas.uploads import ArrivingUpload, ReceivedFilesIn, ReceivedFilesOu
 from api.space import refuse_full_disk
 from catalog.datasets import service as datasets
 from catalog.uploads import service
+from catalog.uploads.limits import filled
 from catalog.uploads.models import Upload
 from contracts.failures import FailureCode, PatinaError
 
@@ -62,6 +63,10 @@ def begin_upload(request: Request, here: Here, owner: Owner) -> Response:
     )
     keep_s = here.settings.upload_expires_s
     with here.database.session() as session:
+        dataset = datasets.read(session, owner, said.dataset)
+        too_much = filled(session, owner, dataset.id, here.settings.dataset_limits).add(said.filename, length_bytes)
+        if too_much is not None:
+            raise too_much
         upload = service.begin(session, owner, announced, keep_s)
     if length_bytes == 0:
         empty = service.store_piece(here.blobs, owner, 0, b"")

@@ -293,3 +293,34 @@ class TestMultipartFilesAreKnownToo:
         asked = {"files": [{"name": "a.png", "sha256": hashlib.sha256(CONTENT).hexdigest()}]}
         answer = client.post(f"/api/v1/datasets/{dataset}/received-files", json=asked)
         assert answer.json() == {"received": [True]}
+
+
+class TestLimitsOfADataset:
+    def test_bytes_count_what_was_sent_and_what_is_announced_and_name_the_setting(
+        self, limited: Callable[..., TestClient]
+    ) -> None:
+        client = limited(max_dataset_bytes=1000)
+        sent = client.post("/api/v1/datasets/style/files", files=[("files", ("a.png", b"x" * 400))])
+        assert sent.status_code == 202
+        assert begin(client, length=500).status_code == 201
+        over = begin(client, length=200)
+        assert (over.status_code, "PATINA_MAX_DATASET_BYTES" in over.json()["hint"]) == (413, True)
+        refused = client.post("/api/v1/datasets/style/files", files=[("files", ("b.png", b"x" * 101))])
+        assert refused.status_code == 413
+        assert [row["fate"] for row in ledger(client)] == ["pending", "rejected"]
+
+    def test_images_are_counted_one_by_one(self, limited: Callable[..., TestClient]) -> None:
+        client = limited(max_dataset_images=2)
+        files = [("files", (f"{n}.png", b"%d" % n)) for n in range(3)] + [("files", ("a.txt", b"words"))]
+        answer = client.post("/api/v1/datasets/style/files", files=files).json()
+        assert [file["accepted"] for file in answer["files"]] == [True, True, False, True]
+        assert "PATINA_MAX_DATASET_IMAGES" in answer["files"][2]["problem"]["hint"]
+        assert begin(client).status_code == 413
+
+    def test_a_disk_without_room_refuses_files_of_one_request_too(
+        self, limited: Callable[..., TestClient], tmp_path: Path
+    ) -> None:
+        client = limited(disk_reserve_bytes=1 << 60)
+        answer = client.post("/api/v1/datasets/style/files", files=[("files", ("a.png", b"x"))])
+        assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
+        assert (ledger(client), list(tmp_path.rglob("upload-*"))) == ([], [])
