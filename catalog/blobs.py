@@ -12,9 +12,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import fsspec
 
@@ -45,6 +47,14 @@ def image_key(owner: str, sha256: str) -> str:
     return make_key("images", owner, sha256[:2], f"{sha256}.png")
 
 
+class Blob(NamedTuple):
+    """A blob in the store, and how long ago it was written or touched."""
+
+    key: str
+    bytes: int
+    age_s: float
+
+
 class BlobStore:
     """Blobs under one root.
 
@@ -66,6 +76,17 @@ class BlobStore:
         with _open_new(target) as (file, temporary):
             file.write(data)
             _settle(file, temporary, target)
+
+    def put_once(self, key: str, data: bytes) -> None:
+        """Store ``data`` under a key that names its content; one that is there is kept, and is young again.
+
+        Whoever is about to refer to a blob calls this, so that the collector does not take it meanwhile.
+        """
+        if self._local is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._path(key))
+                return
+        self.put_bytes(key, data)
 
     def put_file(self, key: str, path: Path) -> str:
         """Store a copy of a file and return the sha256 of the bytes that were stored."""
@@ -143,6 +164,51 @@ class BlobStore:
             self._path(key).unlink(missing_ok=True)
         elif self._fs.exists(self._remote(key)):
             self._fs.rm_file(self._remote(key))
+
+    def listed(self, prefix: str, stale_s: float | None = None) -> Iterator[Blob]:
+        """Every blob whose key begins with the parts of ``prefix``.
+
+        ``stale_s`` removes temporary files of writers that died that long ago.
+        """
+        now = time.time()
+        if self._local is None:
+            self._fs.invalidate_cache()
+            root = f"{self._root}/{make_key(prefix)}"
+            found = self._fs.find(root, detail=True) if self._fs.exists(root) else {}
+            for path, about in found.items():
+                changed = about.get("LastModified") or about["created"]
+                changed = changed if isinstance(changed, float) else changed.timestamp()
+                yield Blob(path.rpartition(f"{self._root}/")[2], int(about["size"]), now - changed)
+            return
+        for path in self._path(prefix).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+                about = path.lstat()
+                if not stat.S_ISREG(about.st_mode):
+                    continue
+                if not path.name.startswith("."):
+                    yield Blob(path.relative_to(self._local).as_posix(), about.st_size, now - about.st_mtime)
+                elif stale_s is not None and now - about.st_mtime > stale_s:
+                    path.unlink()
+
+    def discard(self, key: str, older_than_s: float) -> bool:
+        """Remove a blob unless it was written or touched within ``older_than_s``; whether it is gone."""
+        if self._local is None:
+            if any(blob.age_s <= older_than_s for blob in self.listed(key)):
+                return False
+            self.delete(key)
+            return True
+        path = self._path(key)
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        # Looked at under its new name: nobody can touch it any more, and who wants it writes it anew.
+        if time.time() - aside.stat().st_mtime <= older_than_s:
+            aside.rename(path)
+            return False
+        aside.unlink()
+        return True
 
     def free_bytes(self) -> int | None:
         """Room left on the disk the store is on; None for object storage, which has no end."""

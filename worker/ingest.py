@@ -120,8 +120,7 @@ def _image(reading: Reading, file: DatasetFile, key: str) -> Fate:
     if isinstance(answer, Refused):
         return _rejected(reading, file, answer.reason)
     stored = image_key(claim.owner, answer.identity)
-    if not blobs.exists(stored):
-        blobs.put_bytes(stored, answer.png)
+    blobs.put_once(stored, answer.png)
     decoded = DecodedImage(answer.identity, answer.width, answer.height, stored, answer.note)
     record = ingest.record_mask if file.kind == FileKind.MASK else ingest.record_image
     return lambda session: record(session, claim, file.id, decoded)

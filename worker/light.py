@@ -12,7 +12,7 @@ from worker.doorbell import Duty, Shift, doorbell, new_reference
 from worker.ingest import Interrupted, read_uploads
 from worker.lease import Lease
 from worker.station import Station, open_station
-from worker.sweep import sweep
+from worker.sweep import collect, sweep
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +30,7 @@ class LightWork:
         every_s = station.settings.sweep_s
         return [
             Duty("light", lambda: work(station, self._decoder, shift), every_s),
+            Duty("collect", lambda: collect(station), station.settings.collect_s, rings=False),
             Duty("sweep", lambda: sweep(station), every_s, rings=False),
         ]
 

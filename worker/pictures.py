@@ -27,8 +27,7 @@ def store_pictures(blobs: BlobStore, work: Work, pictures: list[NDArray[uint8]])
         data = as_png(picture, description(work, seed))
         sha256 = hashlib.sha256(data).hexdigest()
         key = image_key(work.claim.owner, sha256)
-        if not blobs.exists(key):
-            blobs.put_bytes(key, data)
+        blobs.put_once(key, data)
         height, width = picture.shape[:2]
         made.append(MadeImage(seed=seed, width=width, height=height, sha256=sha256, blob_key=key, bytes=len(data)))
     return made

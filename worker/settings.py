@@ -47,6 +47,12 @@ class WorkerSettings(BaseSettings):
     sweep_s: float = Field(default=5.0, gt=0)
     """Seconds between looks for work nobody rang for."""
 
+    collect_s: float = Field(default=3600.0, gt=0)
+    """Seconds between looks for blobs nothing refers to."""
+
+    blob_grace_s: float = Field(default=24 * 3600.0, ge=60)
+    """Seconds a blob nothing refers to is kept: longer than reading the largest upload takes."""
+
     stop_grace_s: float = Field(default=90.0, gt=0)
     """How long a trainer may take to save a checkpoint when it is asked to stop."""
 

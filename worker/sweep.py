@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import structlog
 
+from catalog.storage import collect as collect_blobs
 from catalog.sweep import sweep as sweep_catalog
 from catalog.uploads import service as uploads
 from worker.station import Station
 
 log = structlog.get_logger(__name__)
+
+
+def collect(station: Station) -> bool:
+    """Remove blobs nothing refers to; False as well."""
+    gone = collect_blobs(station.database, station.blobs, station.settings.blob_grace_s)
+    if gone.blobs:
+        log.info("sweep.collected", blobs=gone.blobs, bytes=gone.bytes)
+    return False
 
 
 def sweep(station: Station) -> bool:

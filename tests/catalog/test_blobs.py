@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 from pathlib import Path
 
@@ -107,3 +108,37 @@ class TestKeys:
 
     def test_uploads_never_share_a_key(self) -> None:
         assert upload_key("ada") != upload_key("ada")
+
+
+class TestAge:
+    def test_lists_what_is_below_a_prefix_with_its_size(self, store: BlobStore) -> None:
+        for key in ("images/ada/a.png", "images/ada/b.png", "images/adam/c.png"):
+            store.put_bytes(key, b"abc")
+        found = sorted((blob.key, blob.bytes) for blob in store.listed("images/ada"))
+        assert found == [("images/ada/a.png", 3), ("images/ada/b.png", 3)]
+        assert list(store.listed("nothing")) == []
+        assert all(blob.age_s < 3600 for blob in store.listed("images"))
+
+    def test_only_what_nothing_has_touched_is_discarded(self, store: BlobStore) -> None:
+        store.put_bytes("images/a", b"abc")
+        assert not store.discard("images/a", older_than_s=3600)
+        assert store.get_bytes("images/a") == b"abc"
+        assert store.discard("images/a", older_than_s=-1)
+        assert not store.exists("images/a")
+
+    def test_a_blob_that_is_wanted_again_is_young_again(self, tmp_path: Path) -> None:
+        store = BlobStore(str(tmp_path))
+        store.put_once("images/a", b"abc")
+        os.utime(tmp_path / "images" / "a", (1, 1))
+        store.put_once("images/a", b"abc")
+        assert not store.discard("images/a", older_than_s=3600)
+
+    def test_temporary_files_of_writers_that_died_go(self, tmp_path: Path) -> None:
+        store = BlobStore(str(tmp_path))
+        (tmp_path / "images").mkdir()
+        for name, age in ((".dead.png.abc", 1), (".alive.png.abc", None)):
+            (tmp_path / "images" / name).write_bytes(b"half")
+            if age is not None:
+                os.utime(tmp_path / "images" / name, (age, age))
+        assert list(store.listed("images", stale_s=3600)) == []
+        assert [path.name for path in (tmp_path / "images").iterdir()] == [".alive.png.abc"]
