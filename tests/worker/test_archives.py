@@ -37,6 +37,10 @@ class TestMembers:
         archive = zipped(("../../etc/passwd", b"x"), ("/absolute", b"y"))
         assert [m.data for m in members(archive)] == [b"x", b"y"]
 
+    def test_a_name_in_utf_8_that_does_not_say_so_is_read_as_it_was_meant(self) -> None:
+        data = zipped(("XXber.png", b"x")).getvalue().replace(b"XX", "ü".encode())
+        assert names(list(members(io.BytesIO(data)))) == ["über.png"]
+
 
 class TestRefusals:
     def test_what_is_not_a_zip_says_what_to_do(self) -> None:
@@ -62,6 +66,18 @@ class TestRefusals:
     def test_a_bomb_is_refused_by_its_ratio(self) -> None:
         (bomb,) = members(zipped(("bomb", bytes(50 * 1024**2))))
         assert bomb.refused == "packed suspiciously tightly"
+
+    def test_many_small_bombs_are_refused_by_their_ratio_together(self) -> None:
+        archive = zipped(*((f"{n}", bytes(1024**2)) for n in range(70)))
+        refused = [member.refused for member in members(archive)]
+        assert refused[:60] == [None] * 60
+        assert refused[-1] == "packed suspiciously tightly"
+
+    def test_names_that_nobody_wants_are_not_unpacked(self) -> None:
+        archive = zipped(("a.exe", bytes(3 * 1024**2)), ("a.png", b"x"), compression=zipfile.ZIP_STORED)
+        limits = Limits(total_bytes=1024**2)
+        found = list(members(archive, limits, lambda name: "no" if name.endswith(".exe") else None))
+        assert [(m.data, m.refused) for m in found] == [(None, "no"), (b"x", None)]
 
     def test_the_total_is_counted_over_members(self) -> None:
         files = [(f"{n}", bytes(1024**2 - 1)) for n in range(4)]
