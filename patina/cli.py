@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from patina.commands import bases, datasets, demo, doctor, generate, keys, runs, up, weights
+from patina.commands import bases, datasets, demo, doctor, generate, keys, runs, storage, up, weights
 from patina.edge import run
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(runs.app, name="runs")
 app.add_typer(weights.app, name="weights")
 app.command("generate")(generate.generate)
+app.command("df")(storage.df)
 app.add_typer(keys.app, name="keys")
 
 
