@@ -82,7 +82,7 @@ class Decoder:
             except TimeoutError:
                 self._discard("timeout")
                 return Refused("decoding it takes too long")
-            except (ConnectionError, EOFError, OSError) as error:
+            except (ConnectionError, EOFError, OSError, ValueError) as error:
                 self._discard(type(error).__name__)
                 return Refused("decoding it takes more time or memory than a picture may")
         if "refused" in answer:
@@ -109,6 +109,8 @@ class Decoder:
         send(channel, json.dumps({"max_px": max_px}).encode())
         send(channel, data)
         answer = json.loads(receive(channel, MAX_ANSWER_BYTES))
+        if not isinstance(answer, dict) or not answer.keys() & {"refused", "identity"}:
+            raise ValueError("the child speaks nonsense")
         return answer, receive(channel, MAX_ANSWER_BYTES)
 
     def _ready(self) -> socket.socket:

@@ -137,6 +137,8 @@ def _said(channel: Any, child: subprocess.Popen[bytes]) -> Iterator[dict[str, An
     try:
         while True:
             words = json.loads(receive(channel, MAX_WORDS_BYTES))
+            if not isinstance(words, dict) or not isinstance(words.get("number", 0), int):
+                raise ValueError("the child speaks nonsense")
             if "end" in words:
                 return
             if pictures and "number" in words:
@@ -146,6 +148,6 @@ def _said(channel: Any, child: subprocess.Popen[bytes]) -> Iterator[dict[str, An
             yield words
             if "refused" in words:
                 return
-    except (TimeoutError, ConnectionError, EOFError, OSError) as error:
+    except (TimeoutError, ConnectionError, EOFError, OSError, ValueError) as error:
         log.warning("tables.child_lost", why=type(error).__name__)
         yield {"refused": DAMAGED}

@@ -227,6 +227,11 @@ class TestChild:
         with Decoder(command=child("raise SystemExit(9)")) as decoder:
             assert "more time or memory" in refused(decoder.decode(b"anything"))
 
+    def test_one_that_speaks_nonsense_is_ended_and_the_file_refused(self) -> None:
+        script = "import socket; socket.socket(fileno=0).sendall(b'\\0' * 7 + b'\\2' + b'{}')"
+        with Decoder(command=child(script)) as decoder:
+            assert "more time or memory" in refused(decoder.decode(b"anything"))
+
     def test_memory_is_limited(self) -> None:
         script = "from worker.sandbox import limit_process; limit_process(2 * 1024**3); bytearray(3 * 1024**3)"
         with Decoder(command=child(script)) as decoder:
