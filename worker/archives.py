@@ -29,7 +29,7 @@ ENCRYPTED_FLAG = 0x1
 UTF8_FLAG = 0x800
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Others let an entry say how much memory unpacking it takes."""
-TIGHT = "packed suspiciously tightly"
+TIGHT = "packed suspiciously tightly; the server's PATINA_ARCHIVE_RATIO says how tightly is too tight"
 JUNK_NAMES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
@@ -62,7 +62,9 @@ class Budget:
     def refusal(self) -> str | None:
         """Why nothing more may be unpacked; None while it may."""
         if self.left_bytes <= 0:
-            return f"the upload unpacks to more than {self._limits.total_bytes // 1024**2} MB"
+            return (
+                f"the upload unpacks to more than {self._limits.total_bytes // 1024**2} MB (PATINA_ARCHIVE_TOTAL_BYTES)"
+            )
         free = self._used_bytes <= 64 * RATIO_FREE_BYTES
         return None if free or self._used_bytes <= self._limits.ratio * self._packed_bytes else TIGHT
 
@@ -99,7 +101,10 @@ def members(
     with opened:
         listed = [info for info in opened.infolist() if not info.is_dir() and not _is_litter(name_of(info))]
         if len(listed) > limits.entries:
-            raise NotAnArchive(f"It holds {len(listed)} files; at most {limits.entries} are taken at once.")
+            raise NotAnArchive(
+                f"It holds {len(listed)} files; at most {limits.entries} are taken at once."
+                " Pack fewer, or raise PATINA_ARCHIVE_ENTRIES on the server."
+            )
         budget = Budget(limits, archive.seek(0, io.SEEK_END))
         overlapping = _overlapping(listed)
         seen: set[str] = set()
@@ -115,6 +120,8 @@ def members(
                 continue
             data, refused, used = _read(opened, info, min(limits.entry_bytes, budget.left_bytes), limits.ratio)
             budget.take(used)
+            if data is None and budget.left_bytes <= 0:  # it was the whole that left it no room
+                refused = budget.refusal()
             yield Member(name, data, refused)
 
 
@@ -185,7 +192,7 @@ def _read(
             while chunk := stream.read(CHUNK_BYTES):
                 parts += chunk
                 if len(parts) > limit:
-                    return None, f"larger than {limit // 1024**2} MB unpacked", len(parts)
+                    return None, f"larger than {limit // 1024**2} MB unpacked (PATINA_ARCHIVE_ENTRY_BYTES)", len(parts)
                 if len(parts) > RATIO_FREE_BYTES and len(parts) > ratio * max(info.compress_size, 1):
                     return None, TIGHT, len(parts)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError):

@@ -24,7 +24,7 @@ from catalog.datasets.captions import stem, tidy_name
 from catalog.datasets.ingest import DecodedImage, Member
 from catalog.datasets.models import DatasetFile
 from contracts.layouts import MASK_SUFFIX, TABLE_EXTENSION, FileKind, kind_of, why_not
-from worker.archives import Limits, NotAnArchive, members
+from worker.archives import NotAnArchive, members
 from worker.captions import MAX_CAPTION_FILE_BYTES, decoded_text
 from worker.decode import MAX_FILE_BYTES, Decoder, Refused
 from worker.lease import Lease
@@ -152,7 +152,8 @@ def _metadata(reading: Reading, file: DatasetFile, key: str) -> Fate:
 def _table(reading: Reading, file: DatasetFile, key: str) -> Fate:
     found: list[Member] = []
     try:
-        with _as_file(reading, key) as path, opened_table(path, file.filename) as table:
+        limits = reading.station.settings.archive_limits
+        with _as_file(reading, key) as path, opened_table(path, file.filename, limits) as table:
             note = table.note
             for row in table.rows:
                 reading.check()
@@ -173,7 +174,7 @@ def _archive(reading: Reading, file: DatasetFile, key: str) -> Fate:
     found: list[Member] = []
     try:
         with reading.station.blobs.open(key) as stream:
-            for member in members(stream, Limits(), _unwanted):
+            for member in members(stream, reading.station.settings.archive_limits, _unwanted):
                 reading.check()
                 name = tidy_name(member.name) or "unnamed"
                 found.append(_unpacked(reading, key, len(found), name, member.data, member.refused))

@@ -9,6 +9,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from worker.archives import MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_RATIO, MAX_TOTAL_BYTES, Limits
+
 
 class WorkerSettings(BaseSettings):
     """Read from PATINA_*; every one has an embedded default."""
@@ -74,11 +76,28 @@ class WorkerSettings(BaseSettings):
     max_store_px: int = Field(default=4_000_000, ge=65_536)
     """Pixels an uploaded picture is stored with at most; larger ones are downscaled, which the ledger says."""
 
+    archive_entries: int = Field(default=MAX_ENTRIES, ge=1)
+    """Most files in one archive."""
+
+    archive_entry_bytes: int = Field(default=MAX_ENTRY_BYTES, ge=1)
+    """Largest file of an archive or row of a Parquet file, unpacked."""
+
+    archive_total_bytes: int = Field(default=MAX_TOTAL_BYTES, ge=1)
+    """Most bytes one archive or Parquet file may unpack to."""
+
+    archive_ratio: int = Field(default=MAX_RATIO, ge=1)
+    """How many times larger what is unpacked may be than what it was packed in."""
+
     @model_validator(mode="after")
     def _beats_in_time(self) -> Self:
         if self.heartbeat_s is not None and self.heartbeat_s > self.lease_s / 3:
             raise ValueError(f"PATINA_HEARTBEAT_S must be at most a third of PATINA_LEASE_S ({self.lease_s / 3:g})")
         return self
+
+    @property
+    def archive_limits(self) -> Limits:
+        """What one archive may hold."""
+        return Limits(self.archive_entries, self.archive_entry_bytes, self.archive_total_bytes, self.archive_ratio)
 
     @property
     def home_dir(self) -> Path:

@@ -60,18 +60,18 @@ class TestRefusals:
         archive = zipped(("big", bytes(3 * 1024**2)), ("small", b"x"), compression=zipfile.ZIP_STORED)
         found = list(members(archive, Limits(entry_bytes=2 * 1024**2)))
         assert found[0].data is None
-        assert found[0].refused == "larger than 2 MB unpacked"
+        assert found[0].refused == "larger than 2 MB unpacked (PATINA_ARCHIVE_ENTRY_BYTES)"
         assert found[1].data == b"x"
 
     def test_a_bomb_is_refused_by_its_ratio(self) -> None:
         (bomb,) = members(zipped(("bomb", bytes(50 * 1024**2))))
-        assert bomb.refused == "packed suspiciously tightly"
+        assert str(bomb.refused).startswith("packed suspiciously tightly")
 
     def test_many_small_bombs_are_refused_by_their_ratio_together(self) -> None:
         archive = zipped(*((f"{n}", bytes(1024**2)) for n in range(70)))
         refused = [member.refused for member in members(archive)]
         assert refused[:60] == [None] * 60
-        assert refused[-1] == "packed suspiciously tightly"
+        assert "PATINA_ARCHIVE_RATIO" in str(refused[-1])
 
     def test_names_that_nobody_wants_are_not_unpacked(self) -> None:
         archive = zipped(("a.exe", bytes(3 * 1024**2)), ("a.png", b"x"), compression=zipfile.ZIP_STORED)

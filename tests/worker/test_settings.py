@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from worker.archives import NotAnArchive, members
 from worker.settings import WorkerSettings, nvidia_devices
 
 
@@ -21,6 +24,23 @@ class TestDefaults:
         assert WorkerSettings(lease_s=60, heartbeat_s=7).heartbeat_every_s == 7
         with pytest.raises(ValueError, match="a third of PATINA_LEASE_S"):
             WorkerSettings(lease_s=60, heartbeat_s=30)
+
+
+class TestArchives:
+    def test_limits_are_settings_and_a_refusal_names_the_one_it_met(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("a.png", b"x" * 700_000)
+            archive.writestr("b.png", b"x" * 700_000)
+        assert [member.refused for member in members(buffer, WorkerSettings().archive_limits)] == [None, None]
+        for name, value in {"ENTRY_BYTES": 500_000, "TOTAL_BYTES": 1_000_000}.items():
+            with monkeypatch.context() as environment:
+                environment.setenv(f"PATINA_ARCHIVE_{name}", str(value))
+                last = list(members(buffer, WorkerSettings().archive_limits))[-1]
+            assert f"PATINA_ARCHIVE_{name}" in str(last.refused)
+        monkeypatch.setenv("PATINA_ARCHIVE_ENTRIES", "1")
+        with pytest.raises(NotAnArchive, match="PATINA_ARCHIVE_ENTRIES"):
+            list(members(buffer, WorkerSettings().archive_limits))
 
 
 class TestDevices:
