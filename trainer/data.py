@@ -86,7 +86,7 @@ def read_dataset(folder: Path, memory: IdentityMemory) -> Dataset:
         try:
             row = _row(picture, memory)
         except DAMAGED:
-            problems.append(f"{picture.name} is damaged or no PNG, JPEG or WebP picture")
+            problems.append(f"{picture.name} is damaged or no PNG, JPEG, WebP or AVIF picture")
             continue
         rows.append(row)
         reads.setdefault(row.image, picture.read)

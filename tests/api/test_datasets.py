@@ -96,6 +96,20 @@ class TestUpload:
         }
         assert all(row["reason"] for row in ledger if row["fate"] == "rejected")
 
+    def test_every_layout_is_let_in(self, client: TestClient, dataset: str) -> None:
+        names = ("10_sks dog/a.avif", "a_mask.png", "a.caption", "metadata.csv", "metadata.parquet", "meta_cap.json")
+        answer = upload(client, dataset, *((name, b"x") for name in (*names, "train.parquet")))
+        assert (answer.json()["accepted"], answer.json()["refused"]) == (7, 0)
+        ledger = client.get(f"/api/v1/datasets/{dataset}/ledger").json()["items"]
+        kinds = ["image", "mask", "caption", "metadata", "metadata", "metadata", "table"]
+        assert [row["kind"] for row in ledger] == kinds
+
+    @pytest.mark.parametrize("name", ["set.tar", "set.tar.gz", "set.rar"])
+    def test_another_archive_is_told_to_come_as_zip(self, client: TestClient, dataset: str, name: str) -> None:
+        answer = upload(client, dataset, (name, b"x"))
+        assert answer.status_code == 422
+        assert "pack the files as a .zip" in answer.json()["errors"][0]["message"] + answer.json()["detail"]
+
     def test_nothing_but_a_bad_zip_is_a_problem(self, client: TestClient, dataset: str) -> None:
         answer = upload(client, dataset, ("b.zip", b"not a zip"))
         assert (answer.status_code, answer.json()["code"]) == (422, "not_a_zip")

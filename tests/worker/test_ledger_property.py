@@ -92,6 +92,7 @@ NUMBERS = itertools.count()
 
 
 class TestLedger:
+    @pytest.mark.timeout(1200)  # a tree that fails is shrunk before it is shown
     @settings(
         max_examples=30,
         deadline=None,
