@@ -18,7 +18,21 @@ from api import errors, logs, openapi
 from api.access import AccessMiddleware, BodyLimitMiddleware
 from api.deps import Parts
 from api.errors import problems
-from api.routes import bases, captions, datasets, generations, health, images, recipes, runs, storage, uploads, weights
+from api.routes import (
+    bases,
+    captions,
+    datasets,
+    generations,
+    health,
+    images,
+    ledger,
+    recipes,
+    runs,
+    storage,
+    uploads,
+    versions,
+    weights,
+)
 from api.settings import ApiSettings
 from api.uploads import remove_leftovers
 from broker.ring import ring
@@ -59,7 +73,20 @@ def create_app(settings: ApiSettings) -> FastAPI:
     openapi.describe(app)
     app.include_router(health.router)
     native = APIRouter(prefix="/api/v1", responses=EVERYWHERE)
-    for noun in (bases, recipes, datasets, captions, uploads, storage, runs, weights, generations, images):
+    for noun in (
+        bases,
+        recipes,
+        datasets,
+        captions,
+        ledger,
+        versions,
+        uploads,
+        storage,
+        runs,
+        weights,
+        generations,
+        images,
+    ):
         native.include_router(noun.router)
     app.include_router(native)
     # The last one added is the outermost.

@@ -42,6 +42,7 @@ STATUS: dict[FailureCode, int] = {
     FailureCode.CHECKSUM_MISMATCH: 460,
     FailureCode.NOT_A_ZIP: 422,
     FailureCode.EMPTY_DATASET: 409,
+    FailureCode.DOUBTFUL_DATASET: 409,
     FailureCode.UNFINISHED_INGEST: 409,
     FailureCode.UNKNOWN_RECIPE: 422,
     FailureCode.UNKNOWN_BASE: 422,

@@ -43,6 +43,9 @@ class ApiSettings(BaseSettings):
     recipes: Path = Path(__file__).resolve().parents[1] / "configs" / "train"
     """Folder whose YAML files are the recipes."""
 
+    tokenizer: Path = Path(__file__).resolve().parents[1] / "bases" / "emoji-xl" / "tokenizer"
+    """Folder with CLIP's vocabulary, by which the ledger counts tokens."""
+
     max_json_bytes: Annotated[int, Field(ge=1024)] = 1 * MIB
     """Largest JSON body."""
 

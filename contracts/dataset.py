@@ -6,7 +6,7 @@ Knows nothing about how images are decoded or where files lie.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from contracts.config import Frozen, digest
@@ -100,17 +100,22 @@ def version_digest(rows: Iterable[VersionRow]) -> str:
     return digest(sorted(content, key=lambda row: (row["image"], row["caption"], row["concept"] or "", row["split"])))
 
 
-def choose_held_out(images: Iterable[str], share: float) -> frozenset[str]:
-    """The images kept from training: those whose hash falls below ``share``.
+def choose_held_out(images: Iterable[str], share: float, marked: Mapping[str, Split] | None = None) -> frozenset[str]:
+    """The images kept from training: those marked so, and the unmarked whose hash falls below ``share``.
 
     An image's place depends on itself alone, so that a dataset that grows never trains on what an earlier version
     held out. Two exceptions for small sets: a wanted share holds out at least one image, and one is always left.
     """
-    ranked = sorted(set(images), key=_place)
-    if share <= 0 or len(ranked) < 2:
-        return frozenset()
-    chosen = [image for image in ranked if _place(image) < share] or ranked[:1]
-    return frozenset(chosen[: len(ranked) - 1])
+    everything = set(images)
+    marks = {image: split for image, split in (marked or {}).items() if image in everything}
+    kept_out = {image for image, split in marks.items() if split is Split.HELD_OUT}
+    ranked = sorted(everything - marks.keys(), key=_place)
+    if share <= 0 or len(everything) < 2:
+        return frozenset(kept_out)
+    chosen = [image for image in ranked if _place(image) < share] or ranked[: 0 if kept_out else 1]
+    if Split.TRAIN not in marks.values():
+        chosen = chosen[: max(len(ranked) - 1, 0)]
+    return frozenset(kept_out | set(chosen))
 
 
 def in_canonical_order(rows: Iterable[VersionRow]) -> list[VersionRow]:

@@ -36,6 +36,7 @@ class FailureCode(StrEnum):
     CHECKSUM_MISMATCH = "checksum_mismatch"
     NOT_A_ZIP = "not_a_zip"
     EMPTY_DATASET = "empty_dataset"
+    DOUBTFUL_DATASET = "doubtful_dataset"
     UNFINISHED_INGEST = "unfinished_ingest"
     UNKNOWN_RECIPE = "unknown_recipe"
     UNKNOWN_BASE = "unknown_base"
@@ -80,7 +81,8 @@ FAILURES: dict[FailureCode, FailureText] = {
         message="The thing is not in a state that allows this.", hint="Read it again and decide from its status."
     ),
     FailureCode.PRECONDITION_FAILED: FailureText(
-        message="It has changed since you read it.", hint="Read it again, look at what changed, and send the change anew."
+        message="It has changed since you read it.",
+        hint="Read it again, look at what changed, and send the change anew.",
     ),
     FailureCode.PRECONDITION_REQUIRED: FailureText(
         message="The change does not say what it was based on.",
@@ -120,6 +122,10 @@ FAILURES: dict[FailureCode, FailureText] = {
     ),
     FailureCode.EMPTY_DATASET: FailureText(
         message="The dataset has no usable image.", hint="Read its ledger: every file's fate and the reason are there."
+    ),
+    FailureCode.DOUBTFUL_DATASET: FailureText(
+        message="The dataset is probably not what was meant.",
+        hint="Correct it, or freeze it as it is with accept_warnings (`patina datasets freeze --yes`).",
     ),
     FailureCode.UNFINISHED_INGEST: FailureText(
         message="Uploaded files are still being read.", hint="Wait until the dataset's status is ready.", retryable=True

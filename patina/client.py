@@ -113,9 +113,10 @@ class Client:
         """The fate of every file ever offered."""
         return self._list(f"/datasets/{dataset_id}/ledger")
 
-    def freeze(self, dataset_id: str, held_out_share: float) -> Json:
+    def freeze(self, dataset_id: str, held_out_share: float, accept_warnings: bool = False) -> Json:
         """Freeze a version; the same content gives the same version again."""
-        return self._post(f"/datasets/{dataset_id}/versions", {"held_out_share": held_out_share})
+        wanted = {"held_out_share": held_out_share, "accept_warnings": accept_warnings}
+        return self._post(f"/datasets/{dataset_id}/versions", wanted)
 
     def versions(self, dataset_id: str) -> list[Json]:
         """Every frozen version."""
@@ -191,7 +192,7 @@ class Client:
 
     def download_weights(self, name: str, version_or_alias: str, target: Path) -> int:
         """Write the file to ``target``, all of it or nothing; its size in bytes."""
-        return self._download(f"/weights/{name}/{version_or_alias}/file", target)
+        return self.download(f"/weights/{name}/{version_or_alias}/file", target)
 
     # Generations
 
@@ -210,7 +211,7 @@ class Client:
 
     def download_image(self, sha256: str, target: Path) -> int:
         """Write a picture to ``target``; its size in bytes."""
-        return self._download(f"/images/{sha256}", target)
+        return self.download(f"/images/{sha256}", target)
 
     # Below: how requests travel
 
@@ -255,7 +256,8 @@ class Client:
                 yield ENDED
             yield from messages(response.iter_lines())
 
-    def _download(self, path: str, target: Path) -> int:
+    def download(self, path: str, target: Path) -> int:
+        """Write what lies at ``path`` to ``target``, all of it or nothing; its size in bytes."""
         partial = target.with_name(target.name + ".part")
         try:
             with self._http.stream("GET", f"/api/v1{path}") as response:

@@ -44,6 +44,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def cut_off(tokenizer: Tokenizer, caption: str) -> str:
+    """The end of a caption that the model does not read."""
+    starts = [start for start, _ in tokenizer.encode(caption, add_special_tokens=False).offsets[MAX_TOKENS:]]
+    return caption[starts[0] :] if starts else ""
+
+
 def count_tokens(tokenizer: Tokenizer, caption: str) -> int:
     """Tokens of a caption without start and end; more than ``MAX_TOKENS`` is cut off by the model."""
     return len(tokenizer.encode(caption, add_special_tokens=False).ids)

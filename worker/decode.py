@@ -40,6 +40,8 @@ class Decoded:
     """Upright, before it was downscaled."""
     flattened: bool
     """It had transparent parts, which are white now."""
+    likeness: str
+    """Perceptual hash."""
 
     @property
     def note(self) -> str | None:

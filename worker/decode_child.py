@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 from PIL import Image, UnidentifiedImageError
 
 from contracts.dataset import image_identity
+from contracts.likeness import GRID_PX, difference_hash
 from trainer.pixels import FORMATS, upright_on_white
 from worker.sandbox import LENGTH, allow_cpu, limit_process
 
@@ -101,8 +102,14 @@ def _answer(data: bytes, max_px: int | None) -> tuple[dict[str, Any], bytes]:
         "offered_width": offered[0],
         "offered_height": offered[1],
         "flattened": flattened,
+        "likeness": _likeness(image),
     }
     return answer, png.getvalue()
+
+
+def _likeness(image: Image.Image) -> str:
+    grey = image.convert("L").resize((GRID_PX, GRID_PX), Image.Resampling.BOX)
+    return difference_hash(grey.tobytes())
 
 
 def _read(stream: io.BufferedRWPair) -> bytes | None:

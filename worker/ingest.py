@@ -121,7 +121,7 @@ def _image(reading: Reading, file: DatasetFile, key: str) -> Fate:
         return _rejected(reading, file, answer.reason)
     stored = image_key(claim.owner, answer.identity)
     blobs.put_once(stored, answer.png)
-    decoded = DecodedImage(answer.identity, answer.width, answer.height, stored, answer.note)
+    decoded = DecodedImage(answer.identity, answer.width, answer.height, stored, answer.note, answer.likeness)
     record = ingest.record_mask if file.kind == FileKind.MASK else ingest.record_image
     return lambda session: record(session, claim, file.id, decoded)
 

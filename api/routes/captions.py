@@ -56,6 +56,8 @@ def change_image(
         if "removed" in body.model_fields_set:
             change = editing.remove_image if body.removed else editing.restore_image
             based_on = frozenset({change(session, owner, dataset, image, based_on)})
+        if "split" in body.model_fields_set:
+            based_on = frozenset({editing.mark_image(session, owner, dataset, image, body.split, based_on)})
         changed = editing.read_image(session, owner, dataset, image)
         answer = image_out(changed)
     for revision in based_on or ():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.deps import PAGE, Cursor, Here, Limit, Owner
@@ -15,21 +13,17 @@ from api.schemas.datasets import (
     DatasetIn,
     DatasetOut,
     FreezeIn,
-    LedgerOut,
     UploadOut,
     VersionOut,
     dataset_out,
-    ledger_row,
     version_out,
 )
 from api.space import refuse_full_disk, told_when_full
 from api.uploads import announced_length, receive_files, temporary_folder
 from catalog.datasets import service
-from contracts.failures import FailureCode, FieldError, InvalidInput
+from contracts.failures import FailureCode
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
-
-LEDGER_LIMIT = 1000
 
 FILES_BODY = {
     "requestBody": {
@@ -98,29 +92,18 @@ async def upload_files(dataset: str, request: Request, here: Here, owner: Owner)
     return answer
 
 
-@router.get("/{dataset}/ledger", summary="Every offered file and its fate", responses=problems(FailureCode.NOT_FOUND))
-def read_ledger(
-    dataset: str,
-    here: Here,
-    owner: Owner,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the part before")] = None,
-    limit: Annotated[int, Query(ge=1, le=LEDGER_LIMIT, description="how many, oldest first")] = LEDGER_LIMIT,
-) -> LedgerOut:
-    if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
-        raise InvalidInput([FieldError(pointer="/query/cursor", message="is not a cursor of this list")])
-    with here.database.reading() as session:
-        rows = service.ledger(session, owner, dataset, int(cursor or 0), limit + 1)
-        shown = [ledger_row(row) for row in rows[:limit]]
-    return LedgerOut(items=shown, next_cursor=str(shown[-1].id) if len(rows) > limit else None)
-
-
 @router.post(
     "/{dataset}/versions",
     summary="Freeze a version",
     status_code=201,
     responses={
         200: {"model": VersionOut, "description": "The same content had been frozen before; this is that version."},
-        **problems(FailureCode.NOT_FOUND, FailureCode.UNFINISHED_INGEST, FailureCode.EMPTY_DATASET),
+        **problems(
+            FailureCode.NOT_FOUND,
+            FailureCode.UNFINISHED_INGEST,
+            FailureCode.EMPTY_DATASET,
+            FailureCode.DOUBTFUL_DATASET,
+        ),
     },
 )
 def freeze_version(
@@ -128,7 +111,7 @@ def freeze_version(
 ) -> VersionOut:
     body = body or FreezeIn()
     with here.database.session() as session:
-        frozen = service.freeze(session, owner, dataset, body.held_out_share)
+        frozen = service.freeze(session, owner, dataset, body.held_out_share, accept_warnings=body.accept_warnings)
     response.status_code = 201 if frozen.created else 200
     return version_out(frozen.version)
 

@@ -12,6 +12,7 @@ from catalog.datasets.editing import EDIT, CaptionChange, Edited
 from catalog.datasets.models import DatasetImage
 from catalog.datasets.rewriting import Rewriting
 from contracts.captions import MAX_CAPTION_CHARACTERS
+from contracts.dataset import Split
 
 SHOWN_CHANGES = 200
 MAX_EDIT_CHARACTERS = 500
@@ -28,6 +29,8 @@ class ImageIn(BaseModel):
     """A caption of your own; null takes it back, and the uploaded files' caption holds again."""
     removed: bool = False
     """Takes the image out of the dataset, or puts it back."""
+    split: Split | None = None
+    """Keeps it in this split in every version from now on; null leaves it to its content hash again."""
 
 
 class _Rewrite(BaseModel):
@@ -81,6 +84,8 @@ class ImageOut(Answer):
     source: str | None
     """The file the caption came from, or ``edit``."""
     removed: bool
+    split: Split | None
+    """The split somebody chose for it; null leaves it to its content hash."""
 
 
 class ImagesOut(Answer):
@@ -134,6 +139,7 @@ def image_out(image: DatasetImage) -> ImageOut:
         caption=image.current_caption,
         source=image.caption_source if image.edited_caption is None else EDIT,
         removed=image.removed_at is not None,
+        split=None if image.split_mark is None else Split(image.split_mark),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the API takes and answers about datasets, their ledger and their versions."""
+"""What the API takes and answers about datasets and their versions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas.common import Answer, Failure, moment
-from catalog.datasets.models import DatasetFile, DatasetVersion
+from catalog.datasets.models import DatasetVersion
 from catalog.datasets.service import DatasetView, summary_of
-from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus, Fate
+from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus
 
 
 class DatasetIn(BaseModel):
@@ -28,6 +28,8 @@ class FreezeIn(BaseModel):
 
     held_out_share: Annotated[float, Field(ge=0, le=0.5)] = DEFAULT_HELD_OUT_SHARE
     """Share of the images kept from training, to measure the held-out loss on."""
+    accept_warnings: bool = False
+    """Freeze although the ledger's summary warns that something was probably not meant."""
 
 
 class DatasetOut(Answer):
@@ -61,34 +63,6 @@ class UploadOut(Answer):
     files: list[UploadedFile]
 
 
-class LedgerRow(Answer):
-    """One file that was offered, a member of an archive, or a line of metadata.jsonl, and its fate."""
-
-    id: int
-    inside: int | None
-    """Row of the archive or metadata file it was in."""
-    name: str
-    kind: str
-    bytes: int
-    fate: Fate
-    reason: str | None
-    image: str | None
-    """Identity of the image it shows or describes."""
-    width: int | None
-    height: int | None
-    caption: str | None
-    caption_source: str | None
-    offered_at: datetime
-
-
-class LedgerOut(Answer):
-    """Rows of the ledger, in the order they were offered."""
-
-    items: list[LedgerRow]
-    next_cursor: str | None
-    """Ask again with ``cursor`` set to this; null when these are the last for now."""
-
-
 class VersionOut(Answer):
     """A frozen state of a dataset, which never changes."""
 
@@ -111,25 +85,6 @@ def dataset_out(dataset: DatasetView) -> DatasetOut:
         images=dataset.images,
         pending_files=dataset.pending_files,
         created_at=moment(dataset.created_at),
-    )
-
-
-def ledger_row(row: DatasetFile) -> LedgerRow:
-    """A ledger row as the API shows it."""
-    return LedgerRow(
-        id=row.id,
-        inside=row.parent_id,
-        name=row.filename,
-        kind=row.kind,
-        bytes=row.bytes,
-        fate=Fate(row.fate),
-        reason=row.reason,
-        image=row.image,
-        width=row.width,
-        height=row.height,
-        caption=row.caption,
-        caption_source=row.caption_source,
-        offered_at=moment(row.offered_at),
     )
 
 

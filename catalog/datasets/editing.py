@@ -18,7 +18,7 @@ from catalog.datasets.rewriting import Rewriting, tidied
 from catalog.datasets.service import find_dataset
 from catalog.datasets.settling import settle
 from catalog.db import db_now
-from contracts.dataset import Fate
+from contracts.dataset import Fate, Split
 from contracts.failures import FailureCode, PatinaError
 
 EDIT = "edit"
@@ -162,6 +162,22 @@ def restore_image(session: Session, owner: str, dataset_id: str, image: str, bas
         if first is not None:
             first.fate = Fate.USED
         settle(session, owner, dataset.id)
+    return dataset.captions_revision
+
+
+def mark_image(
+    session: Session, owner: str, dataset_id: str, image: str, split: Split | None, based_on: frozenset[int] | None
+) -> int:
+    """Keep an image in a split from now on; None leaves it to the content hash again. Gives the revision.
+
+    Raises:
+        PatinaError: NOT_FOUND, or PRECONDITION_FAILED: it has changed since.
+    """
+    dataset, found = _held_image(session, owner, dataset_id, image, based_on)
+    if found.split_mark != split:
+        found.split_mark = split
+        dataset.captions_revision += 1
+        session.flush()
     return dataset.captions_revision
 
 

@@ -54,6 +54,7 @@ class DecodedImage:
     height: int
     blob_key: str
     note: str | None = None
+    likeness: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def record_image(session: Session, claim: jobs.Claim, file_id: int, decoded: Dec
                 blob_key=decoded.blob_key,
                 width=decoded.width,
                 height=decoded.height,
+                likeness=decoded.likeness,
                 source_name=row.filename,
             )
         )

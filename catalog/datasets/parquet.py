@@ -45,14 +45,23 @@ def write(contents: Sequence[VersionImage], blobs: BlobStore, path: Path) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        # PNG and JPEG bytes do not compress again.
-        with pq.ParquetWriter(temporary, schema(), compression="none") as writer:
-            for start in range(0, len(contents), ROWS_A_GROUP):
-                group = [_row(entry, blobs) for entry in contents[start : start + ROWS_A_GROUP]]
-                writer.write_table(pa.Table.from_pylist(group, schema=schema()))
+        write_into(contents, blobs, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_into(contents: Sequence[VersionImage], blobs: BlobStore, sink: Any) -> None:
+    """Write the version's Parquet to a path or to a file nobody can seek in, a group of rows at a time.
+
+    Raises:
+        FileNotFoundError: an image of the version is not in the blob store.
+    """
+    # PNG and JPEG bytes do not compress again.
+    with pq.ParquetWriter(sink, schema(), compression="none") as writer:
+        for start in range(0, len(contents), ROWS_A_GROUP):
+            group = [_row(entry, blobs) for entry in contents[start : start + ROWS_A_GROUP]]
+            writer.write_table(pa.Table.from_pylist(group, schema=schema()))
 
 
 def schema() -> Any:

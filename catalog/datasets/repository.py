@@ -66,6 +66,30 @@ def files(
     return session.scalars(query.order_by(DatasetFile.id).limit(limit)).all()
 
 
+def ledger_rows(
+    session: Session, owner: str, dataset_id: str, fate: Fate | None, after_id: int, limit: int
+) -> Sequence[tuple[DatasetFile, DatasetImage | None]]:
+    """Ledger rows in the order they were offered, of one fate or all, each with the image it shows or describes."""
+    same = (DatasetImage.dataset_id == DatasetFile.dataset_id) & (DatasetImage.image == DatasetFile.image)
+    query = (
+        select(DatasetFile, DatasetImage)
+        .outerjoin(DatasetImage, same)
+        .where(DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.id > after_id)
+        .order_by(DatasetFile.id)
+    )
+    if fate is not None:
+        query = query.where(DatasetFile.fate == fate)
+    return [(row, image) for row, image in session.execute(query.limit(limit))]
+
+
+def fates(session: Session, owner: str, dataset_id: str) -> dict[str, int]:
+    """How many ledger rows met which fate."""
+    query = select(DatasetFile.fate, func.count()).where(
+        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id
+    )
+    return {str(fate): count for fate, count in session.execute(query.group_by(DatasetFile.fate))}
+
+
 def file(session: Session, owner: str, file_id: int) -> DatasetFile | None:
     """One ledger row."""
     return session.scalar(select(DatasetFile).where(DatasetFile.owner == owner, DatasetFile.id == file_id))

@@ -16,13 +16,14 @@ from sqlalchemy.orm import Session
 from catalog import jobs
 from catalog.datasets import repository
 from catalog.datasets.captions import tidy_name
+from catalog.datasets.doubts import find_doubts, in_words
 from catalog.datasets.models import Dataset, DatasetFile, DatasetVersion
 from catalog.datasets.repository import Counts
 from catalog.datasets.settling import settle
 from catalog.datasets.versions import VersionImage, assemble, current_image, frozen_image
 from catalog.db import add_unique, new_id
 from catalog.paging import DEFAULT_LIMIT, Page, page
-from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus, DatasetSummary, Fate, summarise
+from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus, DatasetSummary, Fate, Split, summarise
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 from contracts.layouts import kind_of
 
@@ -146,14 +147,21 @@ def mark_ingest_lost(session: Session, owner: str, dataset_id: str) -> None:
     settle(session, owner, dataset_id)
 
 
-def freeze(session: Session, owner: str, dataset_id: str, held_out_share: float = DEFAULT_HELD_OUT_SHARE) -> Freeze:
+def freeze(
+    session: Session,
+    owner: str,
+    dataset_id: str,
+    held_out_share: float = DEFAULT_HELD_OUT_SHARE,
+    *,
+    accept_warnings: bool = False,
+) -> Freeze:
     """Make the dataset's images and captions of this moment a version that never changes.
 
     The same content (images, captions and splits) gives the version it gave before.
 
     Raises:
         InvalidInput: the share is not in [0, 0.5].
-        PatinaError: NOT_FOUND, UNFINISHED_INGEST or EMPTY_DATASET.
+        PatinaError: NOT_FOUND, UNFINISHED_INGEST, EMPTY_DATASET, or DOUBTFUL_DATASET unless warnings are accepted.
     """
     if not 0 <= held_out_share <= 0.5:
         raise InvalidInput([FieldError(pointer="/held_out_share", message="must be between 0 and 0.5")])
@@ -164,8 +172,16 @@ def freeze(session: Session, owner: str, dataset_id: str, held_out_share: float 
         raise PatinaError(FailureCode.UNFINISHED_INGEST, f"Files uploaded to '{dataset.name}' are still being read.")
     if not counts.images:
         raise PatinaError(FailureCode.EMPTY_DATASET, f"The dataset '{dataset.name}' has no usable image.")
-    contents = assemble(map(current_image, repository.images(session, owner, dataset.id)), held_out_share)
+    doubts = [] if accept_warnings else find_doubts(session, owner, dataset.id)
+    if doubts:
+        raise PatinaError(FailureCode.DOUBTFUL_DATASET, in_words(doubts))
+    images = repository.images(session, owner, dataset.id)
+    marked = {image.image: Split(image.split_mark) for image in images if image.split_mark is not None}
+    contents = assemble(map(current_image, images), held_out_share, marked)
     summary = summarise(entry.row for entry in contents)
+    if not summary.train_images:
+        message = f"Every image of '{dataset.name}' is marked as held out; none is left to train on."
+        raise PatinaError(FailureCode.EMPTY_DATASET, message, "Mark at least one as train, or take marks back.")
     earlier = repository.versions(session, owner, dataset.id)
     for version in earlier:
         if version.digest == summary.digest:

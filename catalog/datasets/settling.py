@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from catalog.datasets import captions, repository
 from catalog.datasets.captions import Chosen, Naming, Pairing
+from catalog.datasets.likeness import nearest
 from catalog.datasets.masks import Masked, MaskFile, match_masks
 from catalog.datasets.models import DatasetFile, DatasetImage
 from contracts.dataset import Fate
@@ -38,6 +39,9 @@ def settle(session: Session, owner: str, dataset_id: str) -> None:
     images = {image.image: image for image in repository.images(session, owner, dataset_id)}
     _settle_images(images, shown, {row.id: row for row in written}, pairing)
     _settle_masks(images, shown, rows[FileKind.MASK])
+    looks_like = nearest({image.image: image.likeness for image in images.values() if image.likeness})
+    for image in images.values():
+        image.near_image = looks_like.get(image.image)
     session.flush()
     repository.reject_removed(session, owner, dataset_id, REMOVED)
     if dataset is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from catalog.datasets.models import DatasetImage, DatasetVersionRow
@@ -17,10 +17,12 @@ class VersionImage(NamedTuple):
     mask_key: str | None = None
 
 
-def assemble(images: Iterable[VersionImage], share: float) -> list[VersionImage]:
-    """The images in canonical order, each in its split."""
+def assemble(
+    images: Iterable[VersionImage], share: float, marked: Mapping[str, Split] | None = None
+) -> list[VersionImage]:
+    """The images in canonical order, each in the split somebody marked or its content hash chooses."""
     images = list(images)
-    kept_out = choose_held_out((image.row.image for image in images), share)
+    kept_out = choose_held_out((image.row.image for image in images), share, marked)
     by_image = {image.row.image: image for image in images}
     rows = [
         image.row.model_copy(update={"split": Split.HELD_OUT if image.row.image in kept_out else Split.TRAIN})

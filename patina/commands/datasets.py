@@ -16,6 +16,7 @@ from contracts.dataset import DEFAULT_HELD_OUT_SHARE
 from contracts.failures import FailureCode, PatinaError
 from patina import sending, uploading
 from patina.client import Client, Json
+from patina.commands import dataset_contents, dataset_versions
 from patina.connect import connect
 from patina.output import AsJson, facts, give, notes, rows, short
 from patina.times import when
@@ -84,20 +85,23 @@ def upload(
     give(answer, as_json, lambda: _uploaded(answer, ledger))
 
 
-@app.command("ledger")
-def show_ledger(dataset: Which, as_json: AsJson = False) -> None:
-    """Show the fate of every file ever offered, and why."""
-    with connect() as client:
-        found = client.ledger(client.dataset(dataset)["id"])
-    lines = ((line["name"], line["fate"], line["reason"] or "") for line in found)
-    give({"items": found}, as_json, lambda: rows(("file", "fate", "reason"), lines, "No file was offered yet."))
+app.command("ledger")(dataset_contents.show_ledger)
+app.add_typer(dataset_contents.captions, name="captions")
+app.command("versions")(dataset_versions.list_versions)
+app.command("diff")(dataset_versions.diff)
+app.command("download")(dataset_versions.download)
 
 
 @app.command("freeze")
-def freeze_version(dataset: Which, held_out_share: HeldOut = DEFAULT_HELD_OUT_SHARE, as_json: AsJson = False) -> None:
+def freeze_version(
+    dataset: Which,
+    held_out_share: HeldOut = DEFAULT_HELD_OUT_SHARE,
+    yes: Annotated[bool, typer.Option("--yes", help="Although something was probably not meant.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Freeze a version: what runs are trained on, and never changes."""
     with connect() as client:
-        version = client.freeze(client.dataset(dataset)["id"], held_out_share)
+        version = client.freeze(client.dataset(dataset)["id"], held_out_share, yes)
     give(version, as_json, lambda: facts(_version_facts(version)))
 
 

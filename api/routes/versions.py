@@ -1,0 +1,84 @@
+"""The frozen versions of a dataset: what two of them differ in, and one as a file to take home."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query
+from starlette.responses import StreamingResponse
+
+from api import parquet
+from api.deps import Here, Owner
+from api.errors import problems
+from api.schemas.versions import DifferenceOut, difference_out
+from catalog.datasets import imagefolder, service
+from catalog.datasets.comparing import compare
+from contracts.failures import FailureCode
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+ZIP = "application/zip"
+PARQUET = "application/vnd.apache.parquet"
+
+Number = Annotated[int | Literal["latest"], Path(description="its number, or `latest`")]
+
+
+@router.get(
+    "/{dataset}/versions/{version}/diff",
+    summary="What a version differs in from another",
+    responses=problems(FailureCode.NOT_FOUND),
+)
+def compare_versions(
+    dataset: str,
+    version: Number,
+    here: Here,
+    owner: Owner,
+    against: Annotated[int, Query(ge=1, description="number of the version to compare with")],
+) -> DifferenceOut:
+    with here.database.reading() as session:
+        newer = service.read_version(session, owner, dataset, _number(version))
+        older = service.read_version(session, owner, dataset, against)
+        rows = [[entry.row for entry in service.version_contents(session, owner, found.id)] for found in (older, newer)]
+    return difference_out(newer.number, older.number, compare(*rows))
+
+
+@router.get(
+    "/{dataset}/versions/{version}/imagefolder.zip",
+    summary="Download a version as an imagefolder",
+    response_class=StreamingResponse,
+    responses={200: {"content": {ZIP: {}}}, **problems(FailureCode.NOT_FOUND)},
+)
+def download_imagefolder(dataset: str, version: Number, here: Here, owner: Owner) -> StreamingResponse:
+    """Images and `metadata.jsonl`, as Hugging Face datasets reads them; made while it is sent."""
+    with here.database.reading() as session:
+        name = service.read(session, owner, dataset).name
+        found = service.read_version(session, owner, dataset, _number(version))
+        contents = service.version_contents(session, owner, found.id)
+    return StreamingResponse(
+        imagefolder.pieces(contents, here.blobs),
+        media_type=ZIP,
+        headers={"content-disposition": f'attachment; filename="{name}-v{found.number}.zip"'},
+    )
+
+
+@router.get(
+    "/{dataset}/versions/{version}/parquet",
+    summary="Download a version as Parquet",
+    response_class=StreamingResponse,
+    responses={200: {"content": {PARQUET: {}}}, **problems(FailureCode.NOT_FOUND)},
+)
+def download_parquet(dataset: str, version: Number, here: Here, owner: Owner) -> StreamingResponse:
+    """What runs are trained on, as `datasets.load_dataset("parquet")` opens it; made while it is sent."""
+    with here.database.reading() as session:
+        name = service.read(session, owner, dataset).name
+        found = service.read_version(session, owner, dataset, _number(version))
+        contents = service.version_contents(session, owner, found.id)
+    return StreamingResponse(
+        parquet.pieces(contents, here.settings.storage),
+        media_type=PARQUET,
+        headers={"content-disposition": f'attachment; filename="{name}-v{found.number}.parquet"'},
+    )
+
+
+def _number(version: int | str) -> int | None:
+    return version if isinstance(version, int) else None

@@ -1,0 +1,63 @@
+"""What is true of a dataset that its owner probably did not mean, told before freezing. Knows nothing about HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from catalog.datasets.models import DatasetFile, DatasetImage
+from contracts.dataset import Fate
+from contracts.layouts import FileKind
+
+SHARE = 0.5
+"""From this share on, captions without image or images without caption are no slip."""
+NAMED = 20
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A sentence, and the first of the files it is about."""
+
+    message: str
+    names: Sequence[str]
+
+
+def find_doubts(session: Session, owner: str, dataset_id: str) -> list[Doubt]:
+    """Everything doubtful at once; empty when the dataset looks as meant."""
+    written = select(DatasetFile).where(
+        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.kind == FileKind.CAPTION
+    )
+    lost = written.where(
+        DatasetFile.fate == Fate.REJECTED, DatasetFile.caption.is_not(None), DatasetFile.image.is_(None)
+    )
+    shown = select(DatasetImage).where(
+        DatasetImage.owner == owner, DatasetImage.dataset_id == dataset_id, DatasetImage.removed_at.is_(None)
+    )
+    text = func.coalesce(DatasetImage.edited_caption, DatasetImage.caption, "")
+    bare = shown.where(text == "")
+    captions, images = _count(session, written), _count(session, shown)
+    found = []
+    unmatched = _count(session, lost)
+    if unmatched and unmatched >= SHARE * captions:
+        names = session.scalars(lost.order_by(DatasetFile.id).limit(NAMED)).all()
+        message = f"{unmatched} of {captions} captions match no image"
+        found.append(Doubt(message, [row.filename for row in names]))
+    silent = _count(session, bare)
+    if captions and silent and silent >= SHARE * images:
+        names_of = session.scalars(bare.order_by(DatasetImage.file_id).limit(NAMED)).all()
+        message = f"{silent} of {images} images have no caption, though captions were offered"
+        found.append(Doubt(message, [image.source_name for image in names_of]))
+    return found
+
+
+def in_words(doubts: Sequence[Doubt]) -> str:
+    """All of them as sentences, with the files they are about."""
+    return " ".join(f"{doubt.message}: {', '.join(doubt.names)}." for doubt in doubts)
+
+
+def _count(session: Session, query: Select[Any]) -> int:
+    return session.scalar(select(func.count()).select_from(query.subquery())) or 0

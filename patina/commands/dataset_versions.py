@@ -1,0 +1,74 @@
+"""`patina datasets versions`, `diff` and `download`: frozen versions, compared and taken home."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+
+from patina import contents
+from patina.client import Json
+from patina.connect import connect
+from patina.output import AsJson, facts, give, rows, short, size
+from patina.times import when
+
+SHOWN_CHANGES = 50
+
+Which = Annotated[str, typer.Argument(help="Name or id of the dataset.")]
+
+
+def list_versions(dataset: Which, as_json: AsJson = False) -> None:
+    """List the frozen versions."""
+    with connect() as client:
+        found = client.versions(dataset)
+    columns = ("version", "trained on", "held out", "digest", "frozen")
+    lines = (
+        (v["version"], v["train_images"], v["held_out_images"], short(v["digest"]), when(v["created_at"]))
+        for v in found
+    )
+    give({"items": found}, as_json, lambda: rows(columns, lines, "None yet; `patina datasets freeze NAME`."))
+
+
+def diff(
+    dataset: Which,
+    older: Annotated[int, typer.Argument(min=1, help="Number of the older version.")],
+    newer: Annotated[int, typer.Argument(min=1, help="Number of the newer version.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what became of each image between two versions."""
+    with connect() as client:
+        found = contents.difference(client, dataset, str(newer), older)
+    give(found, as_json, lambda: _difference(found))
+
+
+def download(
+    dataset: Which,
+    version: Annotated[int | None, typer.Option(min=1, help="Its number; left out, the latest.")] = None,
+    parquet: Annotated[bool, typer.Option("--parquet", help="As Parquet.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Download a version as a zip of images and metadata.jsonl (Hugging Face's imagefolder), or as Parquet."""
+    target = (output or Path(f"{dataset}.{'parquet' if parquet else 'zip'}")).expanduser()
+    form = "parquet" if parquet else "imagefolder.zip"
+    with connect() as client:
+        written = contents.download(client, dataset, str(version or "latest"), form, target)
+    told = {"file": str(target), "bytes": written}
+    give(told, as_json, lambda: facts([("file", target), ("size", size(written))]))
+
+
+def _difference(found: Json) -> RenderableType:
+    lines: list[tuple[Any, ...]] = [("added", one["name"], one["caption"]) for one in found["added"]]
+    lines += [("removed", one["name"], one["caption"]) for one in found["removed"]]
+    lines += [("caption", one["name"], f"{one['before']} → {one['after']}") for one in found["caption_changed"]]
+    lines += [("other", one["name"], one["caption"]) for one in found["otherwise_changed"]]
+    counts = {
+        "added": len(found["added"]),
+        "removed": len(found["removed"]),
+        "caption changed": len(found["caption_changed"]),
+        "otherwise changed": len(found["otherwise_changed"]),
+    }
+    table = rows(("what", "image", "caption"), lines[:SHOWN_CHANGES], "The two have the same content.")
+    return Group(table, facts(counts.items()))

@@ -1,0 +1,99 @@
+"""The ledger over HTTP: every file once, captions measured in tokens, and what nobody meant told before freezing."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.api.test_captions import change
+from tests.api.test_datasets import upload
+
+HERE = "/api/v1/datasets/style"
+
+
+def filled(client: TestClient, make: Any, *names: str) -> None:
+    client.post("/api/v1/datasets", json={"name": "style"})
+    upload(client, "style", *[(name, b"x") for name in names])
+    make.read_uploads()
+
+
+def rows(client: TestClient, query: str = "") -> dict[str, Any]:
+    return {row["name"]: row for row in client.get(f"{HERE}/ledger{query}").json()["items"]}
+
+
+class TestRows:
+    def test_they_are_counted_and_picked_by_fate(self, client: TestClient, make: Any) -> None:
+        filled(client, make, "0.png", "1.png", "0.txt", "lost.txt", "x.exe")
+        told = client.get(f"{HERE}/ledger/summary").json()
+        assert told["offered"] == 5 == told["used"] + told["duplicate"] + told["rejected"] + told["pending"]
+        assert set(rows(client, "?fate=rejected")) == {"lost.txt", "x.exe"}
+        assert told["images"] == 2
+        assert "no caption" in rows(client)["1.png"]["reason"]
+
+    def test_an_edited_caption_says_so(self, client: TestClient, make: Any) -> None:
+        filled(client, make, "0.png", "0.txt")
+        assert rows(client)["0.png"]["caption_source"] == "0.txt"
+        change(client, 0, caption="mine")
+        assert (rows(client)["0.png"]["caption"], rows(client)["0.png"]["caption_source"]) == ("mine", "edit")
+
+    def test_tokens_are_counted_and_what_the_model_does_not_read_is_shown(self, client: TestClient, make: Any) -> None:
+        filled(client, make, "0.png", "0.txt")
+        assert (rows(client)["0.png"]["tokens"], rows(client)["0.png"]["cut_off"]) == (2, None)
+        change(client, 0, caption="cat " * 75 + "dog bird")
+        assert (rows(client)["0.png"]["tokens"], rows(client)["0.png"]["cut_off"]) == (77, "dog bird")
+
+    def test_a_special_token_in_a_caption_is_text(self, client: TestClient, make: Any) -> None:
+        filled(client, make, "0.png")
+        assert change(client, 0, caption="a <|endoftext|> b").json()["caption"] == "a < |endoftext| > b"
+
+    def test_bucket_crop_and_upscaling_at_a_resolution(self, client: TestClient, make: Any) -> None:
+        filled(client, make, "0.png", "0.txt")
+        placement = rows(client, "?resolution=128")["0.png"]["placement"]
+        assert (placement["bucket"], placement["upscaling"]) == ("128x128", 2.0)
+        assert rows(client, "?resolution=128")["0.txt"]["placement"] is None
+
+    @pytest.mark.parametrize("how", [{"params": {"format": "csv"}}, {"headers": {"Accept": "text/csv"}}])
+    def test_csv_is_all_of_it(self, client: TestClient, make: Any, how: dict[str, Any]) -> None:
+        filled(client, make, "0.png", "0.txt", "x.exe")
+        change(client, 0, caption='a "cat", red')
+        answer = client.get(f"{HERE}/ledger", **how)
+        assert answer.headers["content-type"].startswith("text/csv")
+        read = list(csv.DictReader(io.StringIO(answer.text)))
+        assert {(row["name"], row["fate"], row["caption"]) for row in read} == {
+            ("0.png", "used", 'a "cat", red'),
+            ("0.txt", "used", "a caption"),
+            ("x.exe", "rejected", ""),
+        }
+
+    def test_another_owner_sees_none(self, client: TestClient, make: Any, as_owner: Any) -> None:
+        filled(client, make, "0.png")
+        for path in ("ledger", "ledger?format=csv", "ledger/summary"):
+            assert client.get(f"{HERE}/{path}", headers=as_owner("berta")).status_code == 404
+
+
+class TestDoubts:
+    @pytest.mark.parametrize(
+        ("names", "said"),
+        [
+            (["0.png", "1.png", "0.txt", "1.txt", "x.txt", "y.txt"], "2 of 4 captions match no image: x.txt, y.txt"),
+            (["0.png", "1.png", "0.txt"], "1 of 2 images have no caption, though captions were offered: 1.png"),
+        ],
+    )
+    def test_freezing_refuses_with_the_list_unless_told_to_go_on(
+        self, client: TestClient, make: Any, names: list[str], said: str
+    ) -> None:
+        filled(client, make, *names)
+        refused = client.post(f"{HERE}/versions")
+        assert (refused.status_code, refused.json()["code"]) == (409, "doubtful_dataset")
+        assert said in refused.json()["detail"]
+        (warning,) = client.get(f"{HERE}/ledger/summary").json()["warnings"]
+        assert said == f"{warning['message']}: {', '.join(warning['names'])}"
+        assert client.post(f"{HERE}/versions", json={"accept_warnings": True}).status_code == 201
+
+    def test_a_few_slips_and_a_set_without_captions_are_no_doubt(self, client: TestClient, make: Any) -> None:
+        filled(client, make, "0.png", "1.png", "2.png", "0.txt", "1.txt", "lost.txt")
+        assert client.post(f"{HERE}/versions").status_code == 201
