@@ -83,7 +83,12 @@ def list_uploads(
         return [arriving_upload(upload, _url(upload)) for upload in service.unfinished(session, owner, dataset)]
 
 
-@router.head("/uploads/{upload}", summary="How far an upload is (tus)", dependencies=TUS)
+@router.head(
+    "/uploads/{upload}",
+    summary="How far an upload is (tus)",
+    dependencies=TUS,
+    responses=problems(FailureCode.NOT_FOUND, FailureCode.UNSUPPORTED_PROTOCOL),
+)
 def read_upload(upload: str, here: Here, owner: Owner) -> Response:
     with here.database.reading() as session:
         found = service.read(session, owner, upload)
