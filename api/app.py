@@ -73,20 +73,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     openapi.describe(app)
     app.include_router(health.router)
     native = APIRouter(prefix="/api/v1", responses=EVERYWHERE)
-    for noun in (
-        bases,
-        recipes,
-        datasets,
-        captions,
-        ledger,
-        versions,
-        uploads,
-        storage,
-        runs,
-        weights,
-        generations,
-        images,
-    ):
+    of_datasets = (datasets, captions, ledger, versions, uploads, storage)
+    for noun in (bases, recipes, *of_datasets, runs, weights, generations, images):
         native.include_router(noun.router)
     app.include_router(native)
     # The last one added is the outermost.
