@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo up test test-slow test-full check format demo-base demo-base-eval demo-data bench clean
+.PHONY: help setup demo up test test-slow test-full check format demo-base demo-base-eval demo-data bench-ingest clean
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ demo-base-eval: $(VENV)/.recipes ## Judge the demo base: name and subcategory ac
 
 demo-data: $(VENV)/.recipes ## Make datasets/ again from the npm packages and fit the style judge
 	cd bases/emoji-xl/recipe && ../../../$(BIN)/python make_data.py
+
+bench-ingest: $(STAMP) ## Ingest against bare decode and encode of the same files, and its growth to 10 000 pictures
+	$(BIN)/python -m benchmarks.ingest
 
 clean: ## Remove what the targets made, but not .venv
 	rm -rf build demo out .patina
