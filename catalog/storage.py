@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, func, select
+from sqlalchemy import Column, ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from catalog.blobs import BlobStore
@@ -22,6 +22,7 @@ from catalog.registry.models import Weights
 from catalog.runs.models import RunPreview
 from catalog.uploads.models import UploadPiece
 from contracts.dataset import Fate
+from contracts.layouts import FileKind
 
 COLLECTED = ("uploads", "pieces", "images", "runs")
 """Prefixes of keys that rows refer to; what lies elsewhere is not the collector's."""
@@ -94,8 +95,8 @@ def _referred(session: Session) -> Iterator[str]:
     """Every key a row needs. Columns are found by their name: one that is forgotten would cost its blobs."""
     for column in referring_columns():
         query = select(column).where(column.is_not(None))
-        if column.table.name == DatasetFile.__tablename__:  # once read, the upload itself is of no use any more
-            query = query.where(column.table.c.fate == Fate.PENDING)
+        if column.table.name == DatasetFile.__tablename__:
+            query = query.where(_needs_its_blob())
         yield from session.scalars(query.execution_options(yield_per=READ_AT_ONCE))
 
 
@@ -104,6 +105,11 @@ def referring_columns() -> list[Column[Any]]:
     return [
         column for table in Base.metadata.sorted_tables for column in table.columns if column.name.endswith(REFERRING)
     ]
+
+
+def _needs_its_blob() -> ColumnElement[bool]:
+    """Of files that were read only masks do: theirs is the stored mask, which may wait for an image to come."""
+    return or_(DatasetFile.fate == Fate.PENDING, (DatasetFile.kind == FileKind.MASK) & DatasetFile.image.is_not(None))
 
 
 def _kept_images(session: Session, owner: str) -> Iterator[tuple[str, set[str]]]:
@@ -116,7 +122,10 @@ def _kept_images(session: Session, owner: str) -> Iterator[tuple[str, set[str]]]
             .where(DatasetVersion.dataset_id == dataset.id)
             .distinct()
         )
-        rows = (row for query in (now, frozen) for row in session.execute(query))
+        masks = select(DatasetFile.blob_key).where(
+            DatasetFile.dataset_id == dataset.id, DatasetFile.kind == FileKind.MASK, DatasetFile.image.is_not(None)
+        )
+        rows = (row for query in (now, frozen, masks) for row in session.execute(query))
         yield dataset.name, {key for row in rows for key in row if key}
 
 

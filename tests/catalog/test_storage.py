@@ -84,6 +84,26 @@ class TestCollect:
         assert [blobs.exists(key) for key in (kept, piece.blob_key, waiting, "elsewhere/x")] == [True] * 4
         assert storage.collect(database, blobs, GRACE_S).blobs == 0
 
+    def test_a_mask_that_came_before_its_image_is_there_when_the_image_comes(
+        self, database: Database, blobs: BlobStore, root: Path, make: Any
+    ) -> None:
+        dataset, mask = make.dataset(images=0), image_key(OWNER, "e" * 64)
+        with database.session() as session:
+            datasets.offer_upload(session, OWNER, dataset, "a_mask.png", upload_key(OWNER), 6)
+        claim = make.claim(Queue.LIGHT)
+        blobs.put_once(mask, b"mask")
+        with database.session() as session:
+            for row in ingest.pending_files(session, claim):
+                ingest.record_mask(session, claim, row.id, DecodedImage("e" * 64, 8, 8, mask))
+            ingest.finish(session, claim)
+        age(root)
+        storage.collect(database, blobs, GRACE_S)
+        read_image(database, blobs, make, dataset, "a" * 64)
+        with database.session() as session:
+            (entry,) = datasets.version_contents(session, OWNER, datasets.freeze(session, OWNER, dataset).version.id)
+        assert entry.mask_key == mask
+        assert blobs.get_bytes(mask) == b"mask"
+
     def test_what_was_stored_a_moment_ago_stays_for_the_commit_that_follows(
         self, database: Database, blobs: BlobStore
     ) -> None:
