@@ -73,8 +73,9 @@ class DatasetSummary(Frozen):
 
     digest: str
     train_sizes: dict[str, int]
-    """"WIDTHxHEIGHT" -> images (repeats counted) in the train split."""
+    """"WIDTHxHEIGHT" -> images in the train split, each as often as its repeats say."""
     train_images: int
+    """Different images, however often each is repeated."""
     held_out_images: int
 
 
@@ -134,7 +135,7 @@ def summarise(rows: Iterable[VersionRow]) -> DatasetSummary:
     return DatasetSummary(
         digest=version_digest(rows),
         train_sizes=dict(sorted(sizes.items())),
-        train_images=sum(sizes.values()),
+        train_images=sum(row.split is Split.TRAIN for row in rows),
         held_out_images=sum(row.split is Split.HELD_OUT for row in rows),
     )
 
