@@ -33,7 +33,8 @@ class Stored(NamedTuple):
 def take_in(here: Parts, owner: str, dataset: str, received: list[Received]) -> UploadOut:
     """Store every acceptable file, enter all of them into the ledger, and have the accepted ones read.
 
-    Blobs first, then one short transaction; when that fails the blobs are removed again.
+    Blobs first, then one short transaction; when that is refused the blobs are removed again. After any other error
+    of its nobody knows whether the commit came through: the collector takes what did not.
     """
     _judge_all(here, owner, dataset, received)
     stored: list[Stored | None] = []
@@ -44,7 +45,7 @@ def take_in(here: Parts, owner: str, dataset: str, received: list[Received]) -> 
         with here.database.session() as session:
             for one, blob in zip(received, stored, strict=True):
                 _enter(session, owner, dataset, one, blob)
-    except BaseException:
+    except PatinaError:
         for blob in stored:
             if blob is not None:
                 here.blobs.delete(blob.key)

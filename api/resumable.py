@@ -99,11 +99,19 @@ class _Taker:
         self.held = []
 
     def _count(self) -> None:
+        # No longer held: when a commit ends in an error, it may have come through, and then they count.
+        pieces, self.held = self.held, []
+        try:
+            self._hand_over(pieces)
+        except PatinaError:
+            self.held = pieces
+            raise
+
+    def _hand_over(self, pieces: list[service.Piece]) -> None:
         keep_s = self.here.settings.upload_expires_s
         if self.offset < self.upload.length_bytes:
-            service.add_pieces(self.here.database, self.owner, self.upload.id, self.held, keep_s)
+            service.add_pieces(self.here.database, self.owner, self.upload.id, pieces, keep_s)
         else:
             refuse_full_disk(self.here, self.upload.length_bytes)
             with told_when_full():
-                service.complete(self.here.database, self.here.blobs, self.owner, self.upload.id, self.held, keep_s)
-        self.held = []
+                service.complete(self.here.database, self.here.blobs, self.owner, self.upload.id, pieces, keep_s)

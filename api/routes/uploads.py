@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -15,6 +16,7 @@ from api.resumable import receive
 from api.schemas.uploads import ArrivingUpload, ReceivedFilesIn, ReceivedFilesOut, arriving_upload
 from api.space import refuse_full_disk
 from catalog.datasets import service as datasets
+from catalog.datasets.captions import tidy_name
 from catalog.uploads import service
 from catalog.uploads.limits import filled
 from catalog.uploads.models import Upload
@@ -50,6 +52,7 @@ def describe_uploads(here: Here) -> Response:
 def begin_upload(request: Request, here: Here, owner: Owner) -> Response:
     """`Upload-Length`, and `Upload-Metadata` with `dataset`, `filename` and, to have the whole checked, `sha256`."""
     length_bytes, said = tus.read_number(request.headers, "Upload-Length"), tus.read_metadata(request.headers)
+    said = replace(said, filename=tidy_name(said.filename) or "unnamed")
     if length_bytes > here.settings.max_file_bytes:
         raise PatinaError(
             FailureCode.TOO_LARGE,

@@ -14,11 +14,10 @@ from catalog.uploads.models import ReceivedFile, Upload, UploadPiece
 from contracts.dataset import Fate
 
 
-def find(session: Session, owner: str, upload_id: str) -> Upload | None:
-    """One upload that has not expired."""
-    return session.scalar(
-        select(Upload).where(Upload.owner == owner, Upload.id == upload_id, Upload.expires_at > db_now())
-    )
+def find(session: Session, owner: str, upload_id: str, *, lock: bool = False) -> Upload | None:
+    """One upload that has not expired, locked until the transaction ends if so wanted."""
+    query = select(Upload).where(Upload.owner == owner, Upload.id == upload_id, Upload.expires_at > db_now())
+    return session.scalar(query.with_for_update() if lock else query)
 
 
 def unfinished(session: Session, owner: str, dataset_id: str) -> Sequence[Upload]:

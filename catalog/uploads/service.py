@@ -134,7 +134,6 @@ def complete(
     if any(piece.start != end for piece, end in zip(whole, _ends(whole), strict=True)):
         raise _elsewhere(upload)
     key = upload_key(owner)
-    kept: DatasetFile | None = None
     try:
         sha256 = blobs.put_stream(key, _contents(blobs, upload, whole))
         if upload.sha256 not in (None, sha256):
@@ -149,13 +148,13 @@ def complete(
             row = datasets.offer_upload(session, owner, upload.dataset_id, upload.filename, key, upload.length_bytes)
             repository.note_received(session, row, sha256)
             used_up = repository.remove_pieces(session, [upload_id])
-        kept = row
-    finally:
-        if kept is None:
-            blobs.delete(key)
+    except PatinaError:
+        # After any other error nobody knows whether the commit came through: the collector takes what did not.
+        blobs.delete(key)
+        raise
     for piece_key in used_up:
         blobs.delete(piece_key)
-    return kept
+    return row
 
 
 def terminate(database: Database, blobs: BlobStore, owner: str, upload_id: str) -> None:
@@ -165,7 +164,8 @@ def terminate(database: Database, blobs: BlobStore, owner: str, upload_id: str) 
         PatinaError: NOT_FOUND.
     """
     with database.session() as session:
-        upload = read(session, owner, upload_id)
+        # Locked first: pieces that are just being counted in are seen, or come too late.
+        upload = repository.find(session, owner, upload_id, lock=True) or read(session, owner, upload_id)
         keys = repository.remove_pieces(session, [upload.id])
         repository.remove(session, [upload.id])
     for key in keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from api.app import create_app
 from api.deps import Parts
 from api.settings import ApiSettings
 from api.tus import BODY_TYPE
+from catalog.datasets import service as datasets
 from catalog.uploads.models import Upload
 
 Headers = Callable[[str], dict[str, str]]
@@ -132,6 +134,29 @@ class TestUpload:
         left = [path for path in parts.settings.folder.rglob("pieces/**/*") if path.is_file()]
         assert left == []
 
+    def test_loses_nothing_when_the_database_is_cut_off_after_a_commit(
+        self, client: TestClient, parts: Parts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = begin(client, sha256=hashlib.sha256(CONTENT).hexdigest()).headers["location"]
+        commits = parts.database.session
+
+        @contextlib.contextmanager
+        def cut_off() -> Iterator[Any]:
+            with commits() as session:
+                yield session
+            raise OSError("the connection is gone, and the answer to COMMIT with it")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(parts.database, "session", cut_off)
+            for start, end in ((0, 100), (100, len(CONTENT))):
+                assert patch(client, url, start, CONTENT[start:end]).status_code == 500
+                assert offset_of(client, url) == end
+            sent = client.post("/api/v1/datasets/style/files", files=[("files", ("b.png", CONTENT))])
+            assert sent.status_code == 500
+        with parts.database.reading() as session:
+            rows = datasets.ledger(session, "local", "style")
+            assert [parts.blobs.get_bytes(row.blob_key or "") for row in rows] == [CONTENT, CONTENT]
+
     def test_of_no_byte_at_all_is_a_file_at_once(self, client: TestClient) -> None:
         url = begin(client, length=0).headers["location"]
         assert offset_of(client, url) == 0
@@ -229,6 +254,11 @@ class TestRefusals:
     def test_a_name_nothing_could_be_made_of_before_its_bytes_travel(self, client: TestClient) -> None:
         assert begin(client, filename="tool.exe").status_code == 422
         assert [(row["name"], row["fate"]) for row in ledger(client)] == [("tool.exe", "rejected")]
+
+    def test_a_name_no_database_would_keep(self, client: TestClient) -> None:
+        assert begin(client, filename="to\0ol.exe").status_code == 422
+        (row,) = ledger(client)
+        assert (row["name"], row["reason"].startswith("tool.exe is not taken")) == ("tool.exe", True)
 
     def test_a_dataset_that_is_not_there(self, client: TestClient) -> None:
         assert begin(client, dataset="nothing").status_code == 404

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from catalog.blobs import BlobStore
 from catalog.datasets import service as datasets
@@ -110,6 +110,41 @@ class TestComplete:
             service.complete(database, blobs, OWNER, upload, [piece], KEEP_S)
         assert refused.value.code is FailureCode.CHECKSUM_MISMATCH
         assert (ledger(database, dataset), count(database, Upload)) == ([], 0)
+
+
+class TestGivingUp:
+    def test_waits_for_bytes_that_are_just_being_counted_in(
+        self, database: Database, blobs: BlobStore, dataset: str
+    ) -> None:
+        upload = begun(database, dataset)
+        piece = service.store_piece(blobs, OWNER, 0, b"abc")
+        failures: list[Exception] = []
+
+        def give_up() -> None:
+            try:
+                service.terminate(database, blobs, OWNER, upload)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+                failures.append(error)
+
+        giving_up = threading.Thread(target=give_up)
+        with database.session() as session:
+            service._count_in(session, OWNER, upload, [piece], KEEP_S, whole=False)
+            giving_up.start()
+            _until_it_waits(database, giving_up)
+        giving_up.join(60)
+        assert (failures, count(database, Upload), count(database, UploadPiece)) == ([], 0, 0)
+        assert not blobs.exists(piece.blob_key)
+
+
+def _until_it_waits(database: Database, thread: threading.Thread) -> None:
+    """SQLite lets nobody in meanwhile; Postgres says who waits for a lock."""
+    if database.engine.dialect.name != "postgresql":
+        return
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    while thread.is_alive():
+        with database.engine.connect() as connection:
+            if connection.scalar(waiting):
+                return
 
 
 class TestAddPieces:
