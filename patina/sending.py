@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.failures import FailureCode, InvalidInput, PatinaError
-from patina.client import Client, Json
+from patina.client import UPLOAD_TIMEOUT_S, Client, Json
 from patina.uploading import portions
 
 LARGE_BYTES = 8_000_000
@@ -185,7 +185,8 @@ class _Gate:
             "Upload-Checksum": f"sha256 {digest}",
             "Content-Type": "application/offset+octet-stream",
         }
-        answer = self.client.request("PATCH", url, headers=headers, content=chunk)
+        # After the last chunk the server puts the whole file together, which takes longer than most answers.
+        answer = self.client.request("PATCH", url, headers=headers, content=chunk, timeout=UPLOAD_TIMEOUT_S)
         return int(answer.headers["upload-offset"])
 
     def _ask_again(self, url: str, failures: int, error: PatinaError) -> int:

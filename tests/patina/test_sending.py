@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from catalog.blobs import BlobStore
@@ -19,6 +20,7 @@ from catalog.datasets import service as datasets
 from catalog.db import Database
 from contracts.failures import FailureCode, PatinaError
 from patina import sending, uploading
+from patina.client import READ_TIMEOUT_S, Client
 from tests.serving import Server, serving
 
 KILLED_AFTER = """
@@ -143,3 +145,19 @@ class TestSend:
         with pytest.raises(PatinaError) as refused:
             send(server, dataset, tmp_path / "no.zip")
         assert refused.value.code is FailureCode.NOT_A_ZIP
+
+    def test_the_server_may_take_its_time_to_put_a_large_file_together(self, folder: Path) -> None:
+        patience: list[float] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.method == "PATCH":
+                patience.append(request.extensions["timeout"]["read"])
+                start = int(request.headers["upload-offset"])
+                return httpx.Response(204, headers={"upload-offset": str(start + len(request.content))})
+            if request.url.path.endswith("received-files"):
+                return httpx.Response(200, json={"received": [False]})
+            return httpx.Response(201, headers={"location": "/api/v1/uploads/upl_1"}, json=[])
+
+        with Client("http://localhost", transport=httpx.MockTransport(answer)) as client:
+            sending.send(client, "ds_1", [("big.png", folder / "big.png")], 1, lambda _: None)
+        assert min(patience) > READ_TIMEOUT_S
