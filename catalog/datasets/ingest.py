@@ -79,12 +79,6 @@ def pending_files(session: Session, claim: jobs.Claim, limit: int = 64) -> Seque
     return repository.pending(session, claim.owner, claim.subject_id, limit)
 
 
-def known_image(session: Session, claim: jobs.Claim, identity: str) -> str | None:
-    """Blob key under which the owner already stores this image, in whichever dataset; None when nowhere."""
-    found = repository.any_image(session, claim.owner, identity)
-    return None if found is None else found.blob_key
-
-
 def record_image(session: Session, claim: jobs.Claim, file_id: int, decoded: DecodedImage) -> None:
     """The file is an image: used, or a duplicate of one the dataset has.
 

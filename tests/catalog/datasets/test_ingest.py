@@ -65,22 +65,6 @@ class TestRecordImage:
         with database.reading() as session:
             assert datasets.read(session, owner, dataset_id).images == 1
 
-    def test_knows_where_the_owner_already_has_it_and_tells_no_other_owner(
-        self, database: Database, offer: Any, make: Any, decoded: Decode
-    ) -> None:
-        claim, (file_id,) = offer("a.png")
-        with database.session() as session:
-            ingest.record_image(session, claim, file_id, decoded("cat"))
-            assert ingest.known_image(session, claim, decoded("cat").identity) == decoded("cat").blob_key
-            assert ingest.known_image(session, claim, decoded("dog").identity) is None
-        make.dataset(images=0, owner="bob")
-        other = make.dataset(images=0, owner="bob")
-        with database.session() as session:
-            datasets.offer_upload(session, "bob", other, "b.png", "uploads/bob/x", 10)
-        theirs = make.claim(Queue.LIGHT)
-        with database.session() as session:
-            assert ingest.known_image(session, theirs, decoded("cat").identity) is None
-
 
 class TestCaptions:
     def test_may_come_before_or_long_after_their_image(
