@@ -1,8 +1,9 @@
 """Make datasets/ from the npm packages: the Twemoji training set, the judge's held-out pictures, the judge.
 
 The 300 emoji are drawn by seed from those a 64 px picture can tell apart: no flags, no families, no
-man/woman variants of one role. The judge is fitted on VAE round trips of everything else, both styles, and
-its one setting (the ridge) is chosen by cross-validation there; the 100 held-out ones are only measured.
+man/woman variants of one role. The judge is fitted on VAE round trips of everything else, both styles, as
+they are, with noise in the latents and blurred, and its one setting (the ridge) is chosen by cross-validation
+there; the 100 held-out ones are only measured.
 
     python make_data.py          # make demo-data
 """
@@ -18,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL
 from make_base import BASE, WORK
 from pictures import NOTO, TWEMOJI, Emoji, Package, datasource_picture, emoji_catalogue, fetch
-from PIL import Image
+from PIL import Image, ImageFilter
 from rich.console import Console
 from vae import to_model
 
@@ -26,11 +27,17 @@ from patina.demo.judge import Pixels, StyleJudge, fit
 
 DATASETS = BASE.parents[1] / "datasets"
 TRAINING_PICTURES, HELD_OUT_PICTURES = 200, 100
+RIDGES = (3.0, 10.0, 30.0)
 INDISTINCT_SUBCATEGORIES = {"country-flag", "subdivision-flag", "flag", "family"}
 INDISTINCT_WORDS = {"man", "men", "woman", "women"}
-RIDGES = (3.0, 10.0, 30.0)
 FOLDS = 4
 SEED = 0
+VARIANTS = ((0.0, 0.0), (0.3, 0.0), (0.0, 3.0))
+"""The judge's round trips: deviation of noise in the scaled latents, radius in px of a blur before them.
+
+What a sampler leaves is less exact than a round trip, and says nothing about style: fitted on clean ones alone, the
+judge called 78 % of real Twemoji with noise of 0.3 Twemoji (96 % without) and 60 % of strongly blurred Noto.
+"""
 
 
 def main() -> None:
@@ -63,8 +70,9 @@ def fit_judge(outside: list[Emoji], downloads: Path) -> StyleJudge:
     """Fit on round trips of the real pictures outside the 300, the ridge by cross-validation over emoji."""
     fetch(TWEMOJI, downloads)
     vae = AutoencoderKL.from_pretrained(BASE / "vae", torch_dtype=torch.float32)
-    noto, twemoji = (round_trip(vae, real(outside, package, downloads)) for package in (NOTO, TWEMOJI))
-    fold = np.arange(len(outside)) % FOLDS
+    pixels = [real(outside, package, downloads) for package in (NOTO, TWEMOJI)]
+    noto, twemoji = (np.concatenate([round_trip(vae, style, *variant) for variant in VARIANTS]) for style in pixels)
+    fold = np.tile(np.arange(len(outside)) % FOLDS, len(VARIANTS))
     scores = {ridge: _cross_validated(noto, twemoji, fold, ridge) for ridge in RIDGES}
     Console().print("cross-validated accuracy by ridge:", {r: round(s, 4) for r, s in scores.items()})
     return _fit_pair(noto, twemoji, max(scores, key=lambda ridge: scores[ridge]))
@@ -81,9 +89,16 @@ def real(emoji: list[Emoji], package: Package, downloads: Path) -> Pixels:
 
 
 @torch.inference_mode()
-def round_trip(vae: AutoencoderKL, pixels: Pixels) -> Pixels:
-    """What the VAE makes of uint8 [N, 64, 64, 3]."""
-    decoded = [vae.decode(vae.encode(b).latent_dist.mean).sample for b in to_model(torch.from_numpy(pixels)).split(64)]
+def round_trip(vae: AutoencoderKL, pixels: Pixels, noise: float = 0.0, blur_px: float = 0.0) -> Pixels:
+    """What the VAE makes of uint8 [N, 64, 64, 3], blurred before, with ``noise`` in the scaled latents."""
+    if blur_px:
+        pixels = np.stack([Image.fromarray(p).filter(ImageFilter.GaussianBlur(blur_px)) for p in pixels])
+    generator = torch.Generator().manual_seed(SEED)
+    decoded = []
+    for batch in to_model(torch.from_numpy(pixels)).split(64):
+        latents = vae.encode(batch).latent_dist.mean
+        noisy = latents + torch.randn(latents.shape, generator=generator) * noise / vae.config.scaling_factor
+        decoded.append(vae.decode(noisy).sample)
     unit = torch.cat(decoded).clamp(-1, 1).add(1).mul(127.5).round()
     return unit.permute(0, 2, 3, 1).numpy().astype(np.uint8)
 
