@@ -62,7 +62,7 @@ class ApiSettings(BaseSettings):
     """Most bytes one dataset may be sent, what is still arriving counted in full."""
 
     max_dataset_images: Annotated[int, Field(ge=1)] = 100_000
-    """Most images one dataset may be sent outside archives."""
+    """Most images one dataset may hold; the worker counts those inside archives."""
 
     upload_expires_s: Annotated[float, Field(ge=60)] = 7 * 24 * 3600.0
     """Seconds after its last byte until an unfinished upload is forgotten."""

@@ -216,14 +216,13 @@ def release(session: Session, job_id: int, fence: int, *, failed: bool) -> JobSt
     Returns:
         The state it is in now, or None when the lease was lost and nothing changed.
     """
-    query = select(Job).where(*_held(job_id, fence)).with_for_update().execution_options(populate_existing=True)
-    job = session.scalar(query)
+    query = select(Job).where(*_held(job_id, fence)).with_for_update()
+    job = session.scalar(query, execution_options={"populate_existing": True})
     if job is None:
         return None
     job.failures += int(failed)
     job.preemptions += int(not failed)
-    job.lease_until = None
-    job.state = _after_interruption(job)
+    job.lease_until, job.state = None, _after_interruption(job)
     if job.state == JobState.QUEUED:
         job.rung_at = db_now()
         ring(session, job.queue)
@@ -233,6 +232,12 @@ def release(session: Session, job_id: int, fence: int, *, failed: bool) -> JobSt
         ring(session, queue)
     session.flush()
     return JobState(job.state)
+
+
+def postpone(session: Session, job_id: int, fence: int) -> None:
+    """Give a held job back for later: behind the others and without a ring; with a lost lease nothing changes."""
+    later = {"state": JobState.QUEUED, "lease_until": None, "rung_at": db_now(), "priority": Job.priority - 1}
+    returned(session, update(Job).where(*_held(job_id, fence)).values(later).returning(Job.id))
 
 
 def request_cancel(session: Session, owner: str, kind: str, subject_id: str) -> JobState | None:

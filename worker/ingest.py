@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +23,14 @@ from catalog.datasets import ingest
 from catalog.datasets.captions import stem, tidy_name
 from catalog.datasets.ingest import DecodedImage, Member
 from catalog.datasets.models import DatasetFile
+from catalog.datasets.room import Room, count_room
 from contracts.layouts import MASK_SUFFIX, TABLE_EXTENSION, FileKind, kind_of, why_not
 from worker.archives import NotAnArchive, members
 from worker.captions import MAX_CAPTION_FILE_BYTES, decoded_text
 from worker.decode import MAX_FILE_BYTES, Decoder, Refused
 from worker.lease import Lease
 from worker.metadata import MAX_METADATA_BYTES, Unusable, read_metadata
+from worker.space import NoRoom, refuse_full_disk, waiting_when_full
 from worker.station import Station
 from worker.tables import opened_table, table_lines
 
@@ -53,6 +55,7 @@ class Reading:
     decoder: Decoder
     lease: Lease
     draining: threading.Event
+    room: Room
 
     def check(self) -> None:
         """Called before each file and each member of an archive.
@@ -73,9 +76,12 @@ def read_uploads(station: Station, decoder: Decoder, lease: Lease, draining: thr
     Raises:
         LeaseLost: another attempt has the job; nothing was written by this one since.
         Interrupted: the worker is draining.
+        NoRoom: the disk has none for the next file, which waits; what was read before it has met its fate.
     """
     claim = lease.claim
-    reading = Reading(station, decoder, lease, draining)
+    with station.database.session() as session:
+        room = count_room(session, claim.owner, claim.subject_id, station.settings.max_dataset_images)
+    reading = Reading(station, decoder, lease, draining, room)
     while True:
         reading.check()
         with station.database.session() as session:
@@ -83,14 +89,32 @@ def read_uploads(station: Station, decoder: Decoder, lease: Lease, draining: thr
             if not files:
                 ingest.finish(session, claim)
                 return
-        fates = [(file, _look_into(reading, file)) for file in files]
+        fates, full = _look_into_all(reading, files)
         with station.database.session() as session:
             for _, write in fates:
                 write(session)
+            if full is not None:
+                ingest.wait(session, claim, files[len(fates)].id, str(full))
         # The upload itself is of no use any more; what was in it is stored without its metadata.
         for file, _ in fates:
             if file.blob_key is not None:
                 station.blobs.delete(file.blob_key)
+        if full is not None:
+            raise full
+
+
+def _look_into_all(
+    reading: Reading, files: Sequence[DatasetFile]
+) -> tuple[list[tuple[DatasetFile, Fate]], NoRoom | None]:
+    """Read files until there is no room for one."""
+    fates: list[tuple[DatasetFile, Fate]] = []
+    try:
+        for file in files:
+            with waiting_when_full():
+                fates.append((file, _look_into(reading, file)))
+    except NoRoom as full:
+        return fates, full
+    return fates, None
 
 
 def _look_into(reading: Reading, file: DatasetFile) -> Fate:
@@ -120,10 +144,14 @@ def _image(reading: Reading, file: DatasetFile, key: str) -> Fate:
     if isinstance(answer, Refused):
         return _rejected(reading, file, answer.reason)
     stored = image_key(claim.owner, answer.identity)
-    blobs.put_once(stored, answer.png)
     decoded = DecodedImage(answer.identity, answer.width, answer.height, stored, answer.note, answer.likeness)
-    record = ingest.record_mask if file.kind == FileKind.MASK else ingest.record_image
-    return lambda session: record(session, claim, file.id, decoded)
+    is_mask = file.kind == FileKind.MASK
+    if is_mask or reading.room.refusal is None:  # else it is a duplicate or one too many, and nobody would refer to it
+        refuse_full_disk(reading.station, len(answer.png))
+        blobs.put_once(stored, answer.png)
+    if is_mask:
+        return lambda session: ingest.record_mask(session, claim, file.id, decoded)
+    return lambda session: ingest.record_image(session, claim, file.id, decoded, reading.room)
 
 
 def _caption(reading: Reading, file: DatasetFile, key: str) -> Fate:
@@ -151,6 +179,7 @@ def _metadata(reading: Reading, file: DatasetFile, key: str) -> Fate:
 
 def _table(reading: Reading, file: DatasetFile, key: str) -> Fate:
     found: list[Member] = []
+    refuse_full_disk(reading.station, reading.station.blobs.size(key))  # pictures are packed as tightly as can be
     try:
         limits = reading.station.settings.archive_limits
         with _as_file(reading, key) as path, opened_table(path, file.filename, limits) as table:
@@ -165,6 +194,9 @@ def _table(reading: Reading, file: DatasetFile, key: str) -> Fate:
                     found.append(replace(_unpacked(reading, key, len(found), name, row.mask), kind=FileKind.MASK))
     except Unusable as error:
         return _rejected(reading, file, str(error))
+    except (NoRoom, OSError):
+        _drop(reading, found)
+        raise
     if not found:
         return _rejected(reading, file, "it has no rows")
     return lambda session: ingest.record_members(session, reading.lease.claim, file.id, found, note)
@@ -172,6 +204,7 @@ def _table(reading: Reading, file: DatasetFile, key: str) -> Fate:
 
 def _archive(reading: Reading, file: DatasetFile, key: str) -> Fate:
     found: list[Member] = []
+    refuse_full_disk(reading.station, reading.station.blobs.size(key))
     try:
         with reading.station.blobs.open(key) as stream:
             for member in members(stream, reading.station.settings.archive_limits, _unwanted):
@@ -180,6 +213,9 @@ def _archive(reading: Reading, file: DatasetFile, key: str) -> Fate:
                 found.append(_unpacked(reading, key, len(found), name, member.data, member.refused))
     except NotAnArchive as error:
         return _rejected(reading, file, str(error))
+    except (NoRoom, OSError):
+        _drop(reading, found)
+        raise
     if not found:
         return _rejected(reading, file, "the archive is empty")
     return lambda session: ingest.record_members(session, reading.lease.claim, file.id, found)
@@ -193,8 +229,16 @@ def _unpacked(
         return Member(name, 0, None, refused)
     # Named after the outer file and the place in it: a second attempt writes over the first one's.
     inside = make_key(f"{key}.{place}")
+    refuse_full_disk(reading.station, len(data))
     reading.station.blobs.put_bytes(inside, data)
     return Member(name, len(data), inside)
+
+
+def _drop(reading: Reading, unpacked: Sequence[Member]) -> None:
+    """Give the room back that half an archive takes; it is unpacked again when there is enough."""
+    for member in unpacked:
+        if member.blob_key is not None:
+            reading.station.blobs.delete(member.blob_key)
 
 
 def _unwanted(name: str) -> str | None:

@@ -11,6 +11,7 @@ from worker.decode import Decoder
 from worker.doorbell import Duty, Shift, doorbell, new_reference
 from worker.ingest import Interrupted, read_uploads
 from worker.lease import Lease
+from worker.space import NoRoom
 from worker.station import Station, open_station
 from worker.sweep import collect, sweep
 
@@ -42,7 +43,7 @@ class LightWork:
 
 
 def work(station: Station, decoder: Decoder, shift: Shift) -> bool:
-    """Claim one job and do it; False when there was none."""
+    """Claim one job and do it; False when there was none, or no room for it."""
     with station.database.session() as session:
         claims = jobs.claim(session, Queue.LIGHT, station.worker_id, station.settings.lease_s)
     if not claims:
@@ -56,6 +57,11 @@ def work(station: Station, decoder: Decoder, shift: Shift) -> bool:
             log.warning("ingest.lease_lost", job=claim.job_id, fence=claim.fence)
         except Interrupted:
             _give_back(station, claim, failed=False)
+        except NoRoom as full:
+            log.warning("ingest.no_room", job=claim.job_id, dataset=claim.subject_id, why=str(full))
+            with station.database.session() as session:
+                jobs.postpone(session, claim.job_id, claim.fence)
+            return False  # others come first, and there is no hurry: the disk does not empty itself
         except Exception:  # one dataset's trouble must not stop the others; it is tried again, then given up
             log.exception("ingest.failed", job=claim.job_id, reference=new_reference())
             _give_back(station, claim, failed=True)

@@ -76,6 +76,12 @@ class WorkerSettings(BaseSettings):
     max_store_px: int = Field(default=4_000_000, ge=65_536)
     """Pixels an uploaded picture is stored with at most; larger ones are downscaled, which the ledger says."""
 
+    max_dataset_images: int = Field(default=100_000, ge=1)
+    """Most images one dataset may hold, wherever they come from."""
+
+    disk_reserve_bytes: int = Field(default=1024**3, ge=0)
+    """Room kept free on the disk of the blob store; what would take it is read when there is more."""
+
     archive_entries: int = Field(default=MAX_ENTRIES, ge=1)
     """Most files in one archive."""
 

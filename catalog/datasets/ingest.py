@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from catalog import jobs
 from catalog.datasets import captions, repository
 from catalog.datasets.models import DatasetFile, DatasetImage
+from catalog.datasets.room import Room
 from catalog.datasets.settling import settle
 from contracts.captions import MAX_CAPTION_CHARACTERS, clean_caption
 from contracts.dataset import Fate
@@ -79,8 +80,22 @@ def pending_files(session: Session, claim: jobs.Claim, limit: int = 64) -> Seque
     return repository.pending(session, claim.owner, claim.subject_id, limit)
 
 
-def record_image(session: Session, claim: jobs.Claim, file_id: int, decoded: DecodedImage) -> None:
-    """The file is an image: used, or a duplicate of one the dataset has.
+def wait(session: Session, claim: jobs.Claim, file_id: int, reason: str) -> None:
+    """The file cannot be read yet, and why, in words for whoever uploaded it.
+
+    Raises:
+        LeaseLost: another attempt has the job.
+    """
+    row = _open_row(session, claim, file_id)
+    if row is not None:
+        row.reason = reason
+        session.flush()
+
+
+def record_image(
+    session: Session, claim: jobs.Claim, file_id: int, decoded: DecodedImage, room: Room | None = None
+) -> None:
+    """The file is an image: used, a duplicate of one the dataset has, or more than there is room for.
 
     Raises:
         LeaseLost: another attempt has the job.
@@ -88,13 +103,19 @@ def record_image(session: Session, claim: jobs.Claim, file_id: int, decoded: Dec
     row = _open_row(session, claim, file_id)
     if row is None:
         return
+    first = repository.image(session, claim.owner, claim.subject_id, decoded.identity)
+    if first is None and room is not None and room.refusal is not None:
+        row.fate, row.reason = Fate.REJECTED, room.refusal
+        session.flush()
+        return
     _take_image(row, decoded)
     _take_concept(row)
-    first = repository.image(session, claim.owner, claim.subject_id, decoded.identity)
     if first is not None:
         row.fate, row.reason = Fate.DUPLICATE, f"the same picture as {first.source_name}"
     else:
         row.fate = Fate.USED
+        if room is not None:
+            room.left -= 1
         session.add(
             DatasetImage(
                 owner=claim.owner,
@@ -219,7 +240,10 @@ def finish(session: Session, claim: jobs.Claim) -> None:
 def _open_row(session: Session, claim: jobs.Claim, file_id: int) -> DatasetFile | None:
     jobs.hold(session, claim)
     row = repository.file(session, claim.owner, file_id)
-    return row if row is not None and row.fate == Fate.PENDING and row.dataset_id == claim.subject_id else None
+    if row is None or row.fate != Fate.PENDING or row.dataset_id != claim.subject_id:
+        return None
+    row.reason = None  # what it may have waited for is over
+    return row
 
 
 def _child(parent: DatasetFile, index: int, name: str, size: int) -> DatasetFile:

@@ -134,6 +134,12 @@ def image(session: Session, owner: str, dataset_id: str, identity: str) -> Datas
     )
 
 
+def count_images(session: Session, owner: str, dataset_id: str) -> int:
+    """How many images a dataset keeps, those taken out as well."""
+    query = select(func.count()).where(DatasetImage.owner == owner, DatasetImage.dataset_id == dataset_id)
+    return session.scalar(query) or 0
+
+
 def any_image(session: Session, owner: str, identity: str) -> DatasetImage | None:
     """An image of any of the owner's datasets."""
     query = select(DatasetImage).where(DatasetImage.owner == owner, DatasetImage.image == identity)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
 from catalog.datasets.models import DatasetFile
+from catalog.datasets.room import TOO_MANY
 from catalog.db import db_now
 from catalog.jobs import returned
 from catalog.uploads.models import ReceivedFile, Upload, UploadPiece
@@ -101,6 +102,9 @@ def note_received(session: Session, row: DatasetFile, sha256: str) -> None:
 def received(session: Session, owner: str, dataset_id: str, sha256s: Sequence[str]) -> set[tuple[str, str]]:
     """Name and content of what a dataset has of these; a file that could not be used may be offered again."""
     read_once = or_(DatasetFile.image.is_not(None), DatasetFile.caption.is_not(None))
+    inside = aliased(DatasetFile)
+    # What holds an image there was no room for may be sent again when there is more.
+    too_many = exists().where(inside.parent_id == DatasetFile.id, inside.reason.startswith(TOO_MANY))
     query = (
         select(ReceivedFile.filename, ReceivedFile.sha256)
         .join(DatasetFile, and_(DatasetFile.id == ReceivedFile.file_id, DatasetFile.owner == ReceivedFile.owner))
@@ -108,6 +112,7 @@ def received(session: Session, owner: str, dataset_id: str, sha256s: Sequence[st
             ReceivedFile.owner == owner,
             ReceivedFile.dataset_id == dataset_id,
             ReceivedFile.sha256.in_(sha256s),
+            ~too_many,
             # A caption that has no image yet is rejected until the image comes: it is not to be sent again.
             or_(DatasetFile.fate != Fate.REJECTED, read_once),
         )

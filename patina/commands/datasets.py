@@ -24,6 +24,7 @@ from patina.times import when
 app = typer.Typer(help="Images and captions, and their frozen versions.", no_args_is_help=True)
 
 POLL_S = 0.3
+READING = "reading the files …"
 SHOWN_TROUBLES = 20
 
 Which = Annotated[str, typer.Argument(help="Name or id of the dataset.")]
@@ -122,10 +123,18 @@ def _send(client: Client, dataset_id: str, found: uploading.Found, connections: 
 
 
 def _wait_until_read(client: Client, dataset_id: str) -> Json:
-    with notes.status("reading the files …"):
+    with notes.status(READING) as status:
         while (dataset := client.dataset(dataset_id))["status"] == "ingesting":
+            status.update(_what_is_waited_for(client, dataset_id) or READING)
             time.sleep(POLL_S)
     return dataset
+
+
+def _what_is_waited_for(client: Client, dataset_id: str) -> str | None:
+    """What the next file's row says, if it cannot be read yet."""
+    query = {"fate": "pending", "limit": 1}
+    rows = client.request("GET", f"/api/v1/datasets/{dataset_id}/ledger", params=query).json()["items"]
+    return f"{rows[0]['name']} {rows[0]['reason']}" if rows and rows[0]["reason"] else None
 
 
 def _fates(ledger: list[Json]) -> dict[str, int]:
