@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from contracts.dataset import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS
+from contracts.dataset import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS, Split
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Hugging Face imagefolder: one row a picture, which it names in file_name."""
@@ -27,10 +27,15 @@ NO_TEXT_COLUMNS = frozenset(
     {FILE_NAME_COLUMN, "concept", "split", "source_name", "path", "url", "id", "image_id", "hash", "sha256", "license"}
 )
 """Columns of text that are no captions."""
+SPLIT_COLUMN = "split"
 MAX_REPEATS = 1000
 """More is not meant: a folder named 2024_holiday is no 2024 repeats."""
 
 _OTHER_ARCHIVES = re.compile(r"\.(tar|tgz|tbz2?|txz|gz|bz2|xz|zst|7z|rar)$")
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), Split.TRAIN),
+    **dict.fromkeys(("held_out", "validation", "valid", "val", "test"), Split.HELD_OUT),
+}
 _KOHYA_FOLDER = re.compile(r"^(\d{1,4})_(.*\S.*)$")
 
 
@@ -91,6 +96,11 @@ def concept_folder(filename: str) -> ConceptFolder | None:
     if found is None or not 1 <= int(found[1]) <= MAX_REPEATS:
         return None
     return ConceptFolder(name, int(found[1]), " ".join(found[2].split()))
+
+
+def split_named(value: object) -> Split | None:
+    """The split a metadata column says, in our words or Hugging Face's; None for anything else."""
+    return _SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def text_column(columns: Iterable[str]) -> str | None:

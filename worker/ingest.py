@@ -187,8 +187,10 @@ def _table(reading: Reading, file: DatasetFile, key: str) -> Fate:
             for row in table.rows:
                 reading.check()
                 picture = _unpacked(reading, key, len(found), row.name, row.picture, row.reason)
-                said = replace(picture, kind=FileKind.IMAGE, concept=row.concept, repeats=row.repeats)
-                found.append(said if row.picture is None else replace(said, caption=row.caption))
+                said = replace(picture, kind=FileKind.IMAGE)
+                if row.picture is not None:
+                    said = replace(said, caption=row.caption, concept=row.concept, repeats=row.repeats, split=row.split)
+                found.append(said)
                 if row.picture is not None and row.mask is not None:
                     name = f"{stem(row.name)}{MASK_SUFFIX}.png"
                     found.append(replace(_unpacked(reading, key, len(found), name, row.mask), kind=FileKind.MASK))

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from catalog.datasets.captions import tidy_name
 from catalog.datasets.ingest import MetadataLine
 from contracts.captions import MAX_CAPTION_CHARACTERS
-from contracts.layouts import FILE_NAME_COLUMN, text_column
+from contracts.dataset import Split
+from contracts.layouts import FILE_NAME_COLUMN, SPLIT_COLUMN, split_named, text_column
 from worker.captions import decoded_text
 
 MAX_METADATA_BYTES = 64 * 1024**2
@@ -24,6 +25,7 @@ MAX_JSON_BYTES = 16 * 1024**2
 """One JSON document takes many times its length in memory, and cannot be read line by line."""
 MAX_LINES = 200_000
 MAX_LINE_CHARACTERS = 1024**2
+SPLITS_TAKEN = f"splits from '{SPLIT_COLUMN}'"
 NOT_TEXT = "it is neither UTF-8 nor UTF-16 text"
 
 
@@ -63,7 +65,7 @@ def read_metadata(filename: str, data: bytes) -> Metadata:
 
 
 def lines_of(rows: Iterable[Row]) -> Metadata:
-    """Rows with file_name and a column of text, as Hugging Face's imagefolder has them.
+    """Rows with file_name and a column of text, as Hugging Face's imagefolder has them; concept, repeats and split.
 
     Other columns are other people's and are passed over; a row that says nothing usable keeps its reason.
 
@@ -81,7 +83,10 @@ def lines_of(rows: Iterable[Row]) -> Metadata:
         raise Unusable("it has no lines")
     column = text_column(columns)
     note = f"captions from '{column}'" if column else "no column of it holds text"
-    return Metadata([_line(row, column or "text") for row in kept], note)
+    lines = [_line(row, column or "text") for row in kept]
+    if any(line.split for line in lines):
+        note += f", {SPLITS_TAKEN}"
+    return Metadata(lines, note)
 
 
 def _json_rows(text: str) -> Iterator[Row]:
@@ -123,18 +128,27 @@ def _line(row: Row, column: str) -> MetadataLine:
     file_name = tidy_name(offered) if isinstance(offered, str) else ""
     if not file_name:
         return MetadataLine(row.number, "", None, f'the line has no "{FILE_NAME_COLUMN}"')
-    caption = row.values.get(column)
+    caption, concept = row.values.get(column), row.values.get("concept")
+    repeats, split = whole_number(row.values.get("repeats")), split_named(row.values.get(SPLIT_COLUMN))
     if not isinstance(caption, str):
-        return MetadataLine(row.number, file_name, None, f'the line has no "{column}"')
-    concept = row.values.get("concept")
-    return _said(row.number, file_name, caption, concept, whole_number(row.values.get("repeats")))
+        if not concept and repeats is None and split is None:
+            return MetadataLine(row.number, file_name, None, f'the line has no "{column}"')
+        caption = ""
+    return _said(row.number, file_name, caption, concept, repeats, split)
 
 
-def _said(number: int, file_name: str, caption: str, concept: Any = None, repeats: int | None = None) -> MetadataLine:
+def _said(
+    number: int,
+    file_name: str,
+    caption: str,
+    concept: Any = None,
+    repeats: int | None = None,
+    split: Split | None = None,
+) -> MetadataLine:
     if len(caption) > MAX_CAPTION_CHARACTERS:
         return MetadataLine(number, file_name, None, f"the caption is longer than {MAX_CAPTION_CHARACTERS} characters")
     kept = _whole(concept) if isinstance(concept, str) else None
-    return MetadataLine(number, file_name, _whole(caption), None, kept, repeats)
+    return MetadataLine(number, file_name, _whole(caption), None, kept, repeats, split)
 
 
 def whole_number(value: Any) -> int | None:

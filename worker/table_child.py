@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.captions import MAX_CAPTION_CHARACTERS
-from contracts.layouts import FILE_NAME_COLUMN, text_column
+from contracts.layouts import FILE_NAME_COLUMN, SPLIT_COLUMN, text_column
 from worker.sandbox import allow_cpu, limit_process, send
 
 MEMORY_BYTES = 3 * 1024**3
@@ -68,7 +68,7 @@ def _lines(parquet: Any, schema: Any) -> Iterator[tuple[Any, ...]]:
     if FILE_NAME_COLUMN not in texts:
         raise Refusal(f'it has no column "{FILE_NAME_COLUMN}"')
     text = text_column(texts)
-    told = {FILE_NAME_COLUMN, *([text] if text else []), *({"concept"} & set(texts)), *_counts(schema)}
+    told = {FILE_NAME_COLUMN, *([text] if text else []), *({"concept", SPLIT_COLUMN} & set(texts)), *_counts(schema)}
     yield ({"kind": "lines"},)
     for number, values in _rows(parquet, sorted(told), BATCH_LINES):
         yield ({"number": number, "values": {name: _plain(value) for name, value in values.items()}},)
@@ -81,8 +81,9 @@ def _pictures(parquet: Any, schema: Any) -> Iterator[tuple[Any, ...]]:
     texts = _text_columns(schema)
     text = text_column(texts)
     mask = MASK_COLUMN if image != MASK_COLUMN and MASK_COLUMN in schema.names else None
-    told = {name for name in (image, text, mask) if name} | {"concept", "source_name"} & set(texts) | _counts(schema)
-    yield ({"kind": "pictures", "image": image, "text": text},)
+    also = {"concept", "source_name", SPLIT_COLUMN} & set(texts) | _counts(schema)
+    told = {name for name in (image, text, mask) if name} | also
+    yield ({"kind": "pictures", "image": image, "text": text, "split": SPLIT_COLUMN in also},)
     for number, values in _rows(parquet, sorted(told), BATCH_ROWS):
         picture, path = _bytes_of(values[image])
         masked, _ = _bytes_of(values[mask]) if mask else (b"", None)
@@ -92,6 +93,7 @@ def _pictures(parquet: Any, schema: Any) -> Iterator[tuple[Any, ...]]:
             "text": _plain(values[text]) if text else None,
             "concept": _plain(values.get("concept")),
             "repeats": _plain(values.get("repeats")),
+            "split": _plain(values.get(SPLIT_COLUMN)),
         }
         yield words, picture, masked
 

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import structlog
 
 from catalog.datasets.captions import tidy_name
+from contracts.dataset import Split
+from contracts.layouts import split_named
 from worker.archives import Budget, Limits
-from worker.metadata import Metadata, Row, Unusable, lines_of, whole_number
+from worker.metadata import SPLITS_TAKEN, Metadata, Row, Unusable, lines_of, whole_number
 from worker.sandbox import receive, start
 
 CHILD = (sys.executable, "-m", "worker.table_child")
@@ -40,6 +42,7 @@ class TableRow(NamedTuple):
     caption: str | None
     concept: str | None
     repeats: int | None
+    split: Split | None = None
     reason: str | None = None
 
 
@@ -63,6 +66,7 @@ def opened_table(path: Path, name: str, limits: Limits | None = None) -> Iterato
             raise Unusable(str(first["refused"]))
         text = first["text"]
         note = f"pictures from '{first['image']}', " + (f"captions from '{text}'" if text else "no captions")
+        note += f", {SPLITS_TAKEN}" if first.get("split") else ""
         yield Table(note, _rows(words, name, limits or Limits(), path.stat().st_size))
 
 
@@ -87,7 +91,7 @@ def _rows(words: Iterator[dict[str, Any]], name: str, limits: Limits, packed_byt
         if said.get("number", 0) > limits.entries:
             ended = f"it has more than {limits.entries} rows; split it"
         if ended:
-            yield TableRow(f"{name}:rest", None, None, None, None, None, f"from here on it is not read: {ended}")
+            yield TableRow(f"{name}:rest", None, None, None, None, None, None, f"from here on it is not read: {ended}")
             return
         budget.take(len(said["picture"]) + len(said["mask"]))
         caption = str(said["text"] or "")
@@ -98,6 +102,7 @@ def _rows(words: Iterator[dict[str, Any]], name: str, limits: Limits, packed_byt
             caption if caption.strip() else None,
             said["concept"],
             whole_number(said["repeats"]),
+            split_named(said["split"]),
             _refusal(said["picture"], limits),
         )
 

@@ -30,7 +30,7 @@ class ImageIn(BaseModel):
     removed: bool = False
     """Takes the image out of the dataset, or puts it back."""
     split: Split | None = None
-    """Keeps it in this split in every version from now on; null leaves it to its content hash again."""
+    """Keeps it in this split in every version from now on; null leaves it to its files, or to its content hash."""
 
 
 class _Rewrite(BaseModel):
@@ -85,7 +85,7 @@ class ImageOut(Answer):
     """The file the caption came from, or ``edit``."""
     removed: bool
     split: Split | None
-    """The split somebody chose for it; null leaves it to its content hash."""
+    """The split somebody or its metadata chose for it; null leaves it to its content hash."""
 
 
 class ImagesOut(Answer):
@@ -139,7 +139,7 @@ def image_out(image: DatasetImage) -> ImageOut:
         caption=image.current_caption,
         source=image.caption_source if image.edited_caption is None else EDIT,
         removed=image.removed_at is not None,
-        split=None if image.split_mark is None else Split(image.split_mark),
+        split=image.current_split,
     )
 
 

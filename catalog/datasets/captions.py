@@ -18,6 +18,7 @@ from typing import NamedTuple
 from contracts.dataset import Fate
 
 MAX_NAME_CHARACTERS = 400
+WITHOUT_CAPTION = "it has no caption, but says something else of its image"
 
 
 class Naming(StrEnum):
@@ -41,14 +42,17 @@ class ImageFile(NamedTuple):
 
 
 class CaptionFile(NamedTuple):
-    """A ledger row with a caption; ``folder`` is where the metadata file lies that it is in."""
+    """A ledger row with a caption, or without when it says something else of its image.
+
+    ``folder`` is where the metadata file lies that it is in.
+    """
 
     file_id: int
     scope: int
     name: str
     target: str
     naming: Naming
-    text: str
+    text: str | None
     folder: str = ""
 
 
@@ -68,6 +72,8 @@ class Pairing:
     """The captions of the images, and what became of each caption row."""
 
     captions: Mapping[str, Chosen]
+    naming: Mapping[str, Sequence[int]]
+    """Image -> the caption rows that name it, oldest first."""
     fates: Mapping[int, tuple[Fate, str | None, str | None]]
     """Caption row -> fate, reason, image."""
 
@@ -75,15 +81,20 @@ class Pairing:
 def pair(images: Sequence[ImageFile], captions: Sequence[CaptionFile]) -> Pairing:
     """Match captions to images; rows come oldest first."""
     find = _finder(images)
-    chosen: dict[str, Chosen] = {}
+    chosen: dict[tuple[str, bool], Chosen] = {}
+    naming: dict[str, list[int]] = {}
     fates: dict[int, tuple[Fate, str | None, str | None]] = {}
     for caption in captions:
         found = list(dict.fromkeys(row.image for row in find(caption) if row.image is not None))
         if not found:
             fates[caption.file_id] = (Fate.REJECTED, f"there is no usable image named {caption.target}", None)
         for image in found:
+            naming.setdefault(image, []).append(caption.file_id)
             _choose(chosen, fates, image, caption)
-    return Pairing(chosen, fates)
+    # One that was replaced for one of its images may serve another one still.
+    for (image, silent), one in chosen.items():
+        fates[one.file_id] = (Fate.USED, WITHOUT_CAPTION if silent else None, image)
+    return Pairing({image: one for (image, silent), one in chosen.items() if not silent}, naming, fates)
 
 
 def tidy_name(name: str) -> str:
@@ -91,10 +102,17 @@ def tidy_name(name: str) -> str:
 
     Relative, with forward slashes, composed, without what cannot be seen, cut at the front; empty when nothing is left.
     """
-    # "C" is control and format characters and half surrogates, which no database keeps as text.
-    visible = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c)[0] != "C")
-    parts = [part for part in visible.replace("\\", "/").strip("/ ").split("/") if part not in ("", ".", "..")]
+    parts = [
+        part
+        for part in visible(unicodedata.normalize("NFC", name)).replace("\\", "/").strip("/ ").split("/")
+        if part not in ("", ".", "..")
+    ]
     return "/".join(parts)[-MAX_NAME_CHARACTERS:]
+
+
+def visible(text: str) -> str:
+    """Text without control and format characters and half surrogates, which no database keeps as text."""
+    return "".join(c for c in text if unicodedata.category(c)[0] != "C")
 
 
 def stem(name: str) -> str:
@@ -150,15 +168,16 @@ def _only_one(found: list[ImageFile]) -> list[ImageFile]:
 
 
 def _choose(
-    chosen: dict[str, Chosen],
+    chosen: dict[tuple[str, bool], Chosen],
     fates: dict[int, tuple[Fate, str | None, str | None]],
     image: str,
     caption: CaptionFile,
 ) -> None:
-    earlier = chosen.get(image)
+    """The newest caption of an image wins; so does, apart from it, the newest row that only says something else."""
+    place = image, caption.text is None
+    earlier = chosen.get(place)
     if earlier is not None and earlier.file_id != caption.file_id:
         same = earlier.text == caption.text
         reason = f"{'says the same as' if same else 'replaced by'} {caption.name}"
         fates[earlier.file_id] = (Fate.DUPLICATE, reason, image)
-    chosen[image] = Chosen(caption.text, caption.name, caption.file_id)
-    fates[caption.file_id] = (Fate.USED, None, image)
+    chosen[place] = Chosen(caption.text or "", caption.name, caption.file_id)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from catalog.datasets.models import DatasetFile, DatasetImage
@@ -31,6 +31,8 @@ def find_doubts(session: Session, owner: str, dataset_id: str) -> list[Doubt]:
     written = select(DatasetFile).where(
         DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.kind == FileKind.CAPTION
     )
+    # Rows that tell of a split or repeats alone offer no caption.
+    written = written.where(or_(DatasetFile.caption.is_not(None), DatasetFile.fate != Fate.USED))
     lost = written.where(
         DatasetFile.fate == Fate.REJECTED, DatasetFile.caption.is_not(None), DatasetFile.image.is_(None)
     )

@@ -56,8 +56,7 @@ def pieces(contents: Iterable[VersionImage], blobs: BlobStore) -> Iterator[bytes
             if mask_key is not None:
                 archive.writestr(_entry(f"{FOLDER}/{row.image}{MASK_SUFFIX}.png"), blobs.get_bytes(mask_key))
                 yield sink.take()
-            if row.caption or row.concept or row.repeats != 1:
-                lines.append(json.dumps(_line(row), ensure_ascii=False))
+            lines.append(json.dumps(_line(row), ensure_ascii=False))
         if lines:
             archive.writestr(_entry(METADATA), "\n".join(lines) + "\n")
     yield sink.take()

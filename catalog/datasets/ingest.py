@@ -21,11 +21,9 @@ from catalog.datasets import captions, repository
 from catalog.datasets.models import DatasetFile, DatasetImage
 from catalog.datasets.room import Room
 from catalog.datasets.settling import settle
-from contracts.captions import MAX_CAPTION_CHARACTERS, clean_caption
-from contracts.dataset import Fate
-from contracts.layouts import MAX_REPEATS, FileKind, concept_folder, kind_of, masked_stem
-
-MAX_CONCEPT_CHARACTERS = 200
+from catalog.datasets.wording import take_concept, take_text, words
+from contracts.dataset import Fate, Split
+from contracts.layouts import FileKind, kind_of, masked_stem
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class Member:
     caption: str | None = None
     concept: str | None = None
     repeats: int | None = None
+    split: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,10 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class MetadataLine:
-    """A row of a metadata file: the image it names and what it says of it, or why it cannot be read."""
+    """A row of a metadata file: the image it names and what it says of it, or why it cannot be read.
+
+    Without words of its own, ``text`` is empty; None is a row that cannot be read.
+    """
 
     number: int
     file_name: str
@@ -68,6 +70,7 @@ class MetadataLine:
     reason: str | None = None
     concept: str | None = None
     repeats: int | None = None
+    split: Split | None = None
 
 
 def pending_files(session: Session, claim: jobs.Claim, limit: int = 64) -> Sequence[DatasetFile]:
@@ -109,9 +112,10 @@ def record_image(
         session.flush()
         return
     _take_image(row, decoded)
-    _take_concept(row)
+    take_concept(row)
     if first is not None:
-        row.fate, row.reason = Fate.DUPLICATE, f"the same picture as {first.source_name}"
+        gone = "" if first.removed_at is None else ", which was taken out of the dataset; put that one back to use it"
+        row.fate, row.reason = Fate.DUPLICATE, f"the same picture as {first.source_name}{gone}"
     else:
         row.fate = Fate.USED
         if room is not None:
@@ -156,7 +160,7 @@ def record_caption(session: Session, claim: jobs.Claim, file_id: int, text: str)
     if row is None:
         return
     row.target = captions.stem(row.filename)
-    _take_text(row, text)
+    take_text(row, text)
     session.flush()
 
 
@@ -175,14 +179,12 @@ def record_metadata(
         child = _child(row, line.number, f"{row.filename}:{line.number}", len((line.text or "").encode()))
         child.kind = "caption"
         child.target = captions.beside(row.filename, line.file_name)
-        child.fate = Fate.USED
         if line.text is None:
-            child.fate, child.reason = Fate.REJECTED, line.reason or "the line has no text"
+            child.fate, child.reason = Fate.REJECTED, words(line.reason) or "the line has no text"
         else:
-            _take_text(child, line.text)
-            child.concept, child.repeats = _clean_concept(line.concept), _clean_repeats(line.repeats)
+            take_text(child, line.text, line)
         session.add(child)
-    row.fate, row.reason = Fate.USED, note
+    row.fate, row.reason = Fate.USED, words(note)
     session.flush()
 
 
@@ -201,16 +203,15 @@ def record_members(
         child = _child(row, 2 * index, member.name, member.bytes)
         child.kind, child.blob_key = member.kind or kind_of(member.name), member.blob_key
         child.fate = Fate.PENDING if member.blob_key is not None else Fate.REJECTED
-        child.reason = member.reason
-        child.concept, child.repeats = _clean_concept(member.concept), _clean_repeats(member.repeats)
+        child.reason = words(member.reason)
         session.add(child)
-        if member.caption is not None:
-            said = _child(row, 2 * index + 1, f"{member.name}:caption", len(member.caption.encode()))
+        if any(told is not None for told in (member.caption, member.concept, member.repeats, member.split)):
+            text = member.caption or ""
+            said = _child(row, 2 * index + 1, f"{member.name}:caption", len(text.encode()))
             said.kind, said.target = FileKind.CAPTION, member.name
-            said.concept, said.repeats = child.concept, child.repeats
-            _take_text(said, member.caption)
+            take_text(said, text, member)
             session.add(said)
-    row.fate, row.reason = Fate.USED, note
+    row.fate, row.reason = Fate.USED, words(note)
     session.flush()
 
 
@@ -222,7 +223,7 @@ def reject(session: Session, claim: jobs.Claim, file_id: int, reason: str) -> No
     """
     row = _open_row(session, claim, file_id)
     if row is not None:
-        row.fate, row.reason = Fate.REJECTED, reason
+        row.fate, row.reason = Fate.REJECTED, words(reason)
         session.flush()
 
 
@@ -257,33 +258,5 @@ def _child(parent: DatasetFile, index: int, name: str, size: int) -> DatasetFile
     )
 
 
-def _take_text(row: DatasetFile, text: str) -> None:
-    cleaned = clean_caption(text)
-    if not cleaned:
-        row.fate, row.reason = Fate.REJECTED, "the caption is empty"
-    elif len(cleaned) > MAX_CAPTION_CHARACTERS:
-        row.fate, row.reason = Fate.REJECTED, f"the caption is longer than {MAX_CAPTION_CHARACTERS} characters"
-    else:
-        row.caption, row.fate = cleaned, Fate.USED
-
-
 def _take_image(row: DatasetFile, decoded: DecodedImage) -> None:
     row.image, row.width, row.height, row.note = decoded.identity, decoded.width, decoded.height, decoded.note
-
-
-def _take_concept(row: DatasetFile) -> None:
-    """What a kohya folder says of an image, unless something nearer has said it."""
-    folder = concept_folder(row.filename)
-    if folder is None or row.concept is not None:
-        return
-    row.concept, row.repeats = folder.words, row.repeats or folder.repeats
-    told = f"{row.repeats}x an epoch as '{folder.words}', by its folder"
-    row.note = f"{row.note}; {told}" if row.note else told
-
-
-def _clean_concept(concept: str | None) -> str | None:
-    return clean_caption(concept or "")[:MAX_CONCEPT_CHARACTERS] or None
-
-
-def _clean_repeats(repeats: int | None) -> int | None:
-    return repeats if repeats is not None and 1 <= repeats <= MAX_REPEATS else None

@@ -8,7 +8,7 @@ from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from catalog.db import Base, Listed, Row, db_now
-from contracts.dataset import Fate
+from contracts.dataset import Fate, Split
 
 
 class Dataset(Listed):
@@ -58,9 +58,11 @@ class DatasetFile(Base):
     """Of a caption row: the image file it names, or that name without extension for a sidecar; of a mask row: the
     name of its image without extension."""
     concept: Mapped[str | None]
-    """Of an image row: what its folder or metadata says it shows."""
+    """What the folder of an image row, or the metadata of a caption row, says the image shows."""
     repeats: Mapped[int | None]
-    """Of an image row: how often its folder or metadata wants it in an epoch."""
+    """How often that folder or metadata wants it in an epoch."""
+    split: Mapped[str | None]
+    """Of a caption row: the split its metadata puts the image in."""
     note: Mapped[str | None]
     """What was done to an image or taken from a metadata file, for whoever offered it."""
     offered_at: Mapped[float] = mapped_column(default=db_now())
@@ -84,13 +86,15 @@ class DatasetImage(Base):
     caption_source: Mapped[str | None]
     concept: Mapped[str | None]
     repeats: Mapped[int] = mapped_column(default=1)
+    split: Mapped[str | None]
+    """The split the uploaded files put it in."""
     mask: Mapped[str | None]
     """Identity of the mask offered beside it."""
     mask_key: Mapped[str | None]
     edited_caption: Mapped[str | None]
     """What a person says instead; later uploads do not touch it."""
     split_mark: Mapped[str | None]
-    """The split a person chose; None leaves it to the content hash."""
+    """The split a person chose; None leaves it to the files, and where they say nothing to the content hash."""
     removed_at: Mapped[float | None]
     """When it was taken out of the dataset; it can be put back."""
     likeness: Mapped[str | None]
@@ -102,6 +106,12 @@ class DatasetImage(Base):
     def current_caption(self) -> str | None:
         """The caption a version would have: a person's word before the files'."""
         return self.caption if self.edited_caption is None else self.edited_caption
+
+    @property
+    def current_split(self) -> Split | None:
+        """The split it is marked with: a person's word before the files'."""
+        marked = self.split_mark or self.split
+        return None if marked is None else Split(marked)
 
 
 class DatasetEdit(Base):

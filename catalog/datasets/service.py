@@ -23,7 +23,7 @@ from catalog.datasets.settling import settle
 from catalog.datasets.versions import VersionImage, assemble, current_image, frozen_image
 from catalog.db import add_unique, new_id
 from catalog.paging import DEFAULT_LIMIT, Page, page
-from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus, DatasetSummary, Fate, Split, summarise
+from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus, DatasetSummary, Fate, summarise
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 from contracts.layouts import kind_of
 
@@ -111,7 +111,9 @@ def offer_upload(
     return row
 
 
-def note_refused(session: Session, owner: str, dataset_id: str, filename: str, size_bytes: int, reason: str) -> None:
+def note_refused(
+    session: Session, owner: str, dataset_id: str, filename: str, size_bytes: int, reason: str
+) -> DatasetFile:
     """Enter a file that was refused at the door into the ledger, so that it tells of everything offered.
 
     Raises:
@@ -127,6 +129,8 @@ def note_refused(session: Session, owner: str, dataset_id: str, filename: str, s
         reason=reason,
     )
     session.add(row)
+    session.flush()
+    return row
 
 
 def ledger(
@@ -176,7 +180,7 @@ def freeze(
     if doubts:
         raise PatinaError(FailureCode.DOUBTFUL_DATASET, in_words(doubts))
     images = repository.images(session, owner, dataset.id)
-    marked = {image.image: Split(image.split_mark) for image in images if image.split_mark is not None}
+    marked = {image.image: image.current_split for image in images if image.current_split is not None}
     contents = assemble(map(current_image, images), held_out_share, marked)
     summary = summarise(entry.row for entry in contents)
     if not summary.train_images:

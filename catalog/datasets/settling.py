@@ -7,7 +7,8 @@ Knows nothing about jobs or about what people edit.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -22,6 +23,8 @@ from contracts.layouts import KOHYA_METADATA_EXTENSION, FileKind, concept_folder
 REMOVED = "its image was taken out of the dataset"
 NO_CAPTION = "no caption: trained with the trigger word alone"
 
+T = TypeVar("T")
+
 
 def settle(session: Session, owner: str, dataset_id: str) -> None:
     """Pair captions, masks and images anew from the ledger."""
@@ -31,13 +34,14 @@ def settle(session: Session, owner: str, dataset_id: str) -> None:
     parents = {row.id: row for kind in (FileKind.METADATA, FileKind.TABLE) for row in rows[kind]}
     pairing = captions.pair(
         [captions.ImageFile(row.id, row.parent_id or 0, row.filename, row.image) for row in shown],
-        [_caption_file(row, parents) for row in written if row.target is not None and row.caption is not None],
+        [_caption_file(row, parents) for row in written if row.target is not None and _says(row)],
     )
     for row in written:
         if row.id in pairing.fates:
             row.fate, row.reason, row.image = pairing.fates[row.id]
     images = {image.image: image for image in repository.images(session, owner, dataset_id)}
     _settle_images(images, shown, {row.id: row for row in written}, pairing)
+    _settle_duplicates(images, shown)
     _settle_masks(images, shown, rows[FileKind.MASK])
     looks_like = nearest({image.image: image.likeness for image in images.values() if image.likeness})
     for image in images.values():
@@ -59,19 +63,44 @@ def _settle_images(
             continue
         image = images[row.image]
         chosen = pairing.captions.get(row.image)
-        said = written.get(chosen.file_id) if chosen else None
-        image.concept = (said and said.concept) or row.concept
-        image.repeats = (said and said.repeats) or row.repeats or 1
+        said = [written[file_id] for file_id in pairing.naming.get(row.image, ())]
+        image.concept = _last(one.concept for one in said) or row.concept
+        image.repeats = _last(one.repeats for one in said) or row.repeats or 1
+        image.split = _last(one.split for one in said)
         chosen = chosen or _of_folder(row)
         image.caption, image.caption_source = (chosen.text, chosen.source) if chosen else (None, None)
         row.caption, row.caption_source = image.caption, image.caption_source
         row.reason = "; ".join(said for said in (row.note, None if chosen else NO_CAPTION) if said) or None
 
 
+def _settle_duplicates(images: dict[str, DatasetImage], shown: Sequence[DatasetFile]) -> None:
+    """A picture in two of kohya's folders counts as the first says; the other one's word is not dropped unsaid."""
+    for row in shown:
+        image = images.get(row.image or "")
+        if row.fate != Fate.DUPLICATE or image is None:
+            continue
+        row.reason = f"the same picture as {image.source_name}"
+        if row.repeats and (row.concept, row.repeats) != (image.concept, image.repeats):
+            named = f" as '{image.concept}'" if image.concept else ""
+            row.reason += f", which counts {image.repeats}x an epoch{named}, not {row.repeats}x as '{row.concept}'"
+
+
+def _last(values: Iterable[T | None]) -> T | None:
+    """What was said last."""
+    found = None
+    for value in values:
+        found = found if value is None else value
+    return found
+
+
+def _says(row: DatasetFile) -> bool:
+    return any(said is not None for said in (row.caption, row.concept, row.repeats, row.split))
+
+
 def _of_folder(row: DatasetFile) -> Chosen | None:
     """An image without a caption of its own is called by its folder's words, as kohya's trainer does."""
     folder = concept_folder(row.filename)
-    return Chosen(folder.words, f"{folder.name}/", row.id) if folder else None
+    return Chosen(row.concept, f"{folder.name}/", row.id) if folder and row.concept else None
 
 
 def _settle_masks(
@@ -97,7 +126,7 @@ def _size(row: DatasetFile) -> tuple[int, int]:
 def _caption_file(row: DatasetFile, parents: dict[int, DatasetFile]) -> captions.CaptionFile:
     """The files a metadata file names lie where it lies, those a table names inside it."""
     parent = parents.get(row.parent_id or 0)
-    target, text = row.target or "", row.caption or ""
+    target, text = row.target or "", row.caption
     if parent is None:
         return captions.CaptionFile(row.id, row.parent_id or 0, row.filename, target, Naming.SIDECAR, text)
     scope = parent.id if parent.kind == FileKind.TABLE else parent.parent_id or 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from contracts.layouts import FileKind, concept_folder, kind_of, masked_stem, text_column, why_not
+from contracts.dataset import Split
+from contracts.layouts import FileKind, concept_folder, kind_of, masked_stem, split_named, text_column, why_not
 
 
 class TestKindOf:
@@ -51,9 +52,7 @@ class TestConceptFolder:
     def test_gives_repeats_and_words(self) -> None:
         assert concept_folder("img/10_sks  dog/1.png") == ("10_sks  dog", 10, "sks dog")
 
-    @pytest.mark.parametrize(
-        "name", ["1.png", "dog/1.png", "0_dog/1.png", "2024_trip/1.png", "10_ /1.png", "9/1.png"]
-    )
+    @pytest.mark.parametrize("name", ["1.png", "dog/1.png", "0_dog/1.png", "2024_trip/1.png", "10_ /1.png", "9/1.png"])
     def test_an_ordinary_folder_is_none(self, name: str) -> None:
         assert concept_folder(name) is None
 
@@ -73,3 +72,12 @@ class TestTextColumn:
     )
     def test_is_the_likeliest_by_name(self, columns: list[str], chosen: str | None) -> None:
         assert text_column(columns) == chosen
+
+
+class TestSplitNamed:
+    @pytest.mark.parametrize(
+        ("said", "split"),
+        [("train", Split.TRAIN), (" Held_Out ", Split.HELD_OUT), ("test", Split.HELD_OUT), ("left", None), (3, None)],
+    )
+    def test_is_ours_or_hugging_faces(self, said: object, split: Split | None) -> None:
+        assert split_named(said) == split

@@ -105,6 +105,33 @@ def test_hugging_face_datasets_reads_the_zip_as_an_imagefolder(
     assert {row["image"].size for row in read} == {(32, 24)}
 
 
+@pytest.mark.parametrize("form", ["imagefolder.zip", "parquet"])
+def test_marked_splits_concepts_without_caption_and_bare_images_come_back(
+    web: TestClient, station: Station, form: str
+) -> None:
+    files = {f"{n}.png": picture(n) for n in range(IMAGES)} | {"3_dog/a.png": picture(50), "3_dog/b.png": picture(51)}
+    files |= {f"{n}.txt": b"a cat" for n in range(3, IMAGES)}
+    filled(web, station, "one", files)
+    images = {one["name"]: one["image"] for one in web.get(f"{API}/one/images").json()["items"]}
+    anyhow = {"If-Match": "*"}
+    for name, change in {
+        "1.png": {"split": "held_out"},
+        "2.png": {"split": "held_out"},
+        "3.png": {"split": "train"},
+        "3_dog/a.png": {"caption": ""},
+    }.items():
+        assert web.patch(f"{API}/one/images/{images[name]}", json=change, headers=anyhow).status_code == 200
+    first = frozen(web, "one")
+    taken = web.get(f"{API}/one/versions/latest/{form}").content
+    filled(web, station, "two", {f"again.{form.rpartition('.')[2]}": taken})
+    told = web.get(f"{API}/two/ledger/summary").json()
+    assert (told["images"], told["rejected"], told["warnings"]) == (IMAGES + 2, 0, [])
+    marks = {one["image"]: one["split"] for one in web.get(f"{API}/two/images").json()["items"]}
+    assert (marks[images["1.png"]], marks[images["3.png"]]) == ("held_out", "train")
+    again = web.post(f"{API}/two/versions", json={"held_out_share": 0}).json()
+    assert (again["digest"], again["held_out_images"]) == (first["digest"], first["held_out_images"])
+
+
 def test_two_versions_differ_in_what_was_changed_between_them(web: TestClient, station: Station) -> None:
     files = {f"{n}.png": picture(n) for n in range(4)} | {f"{n}.txt": b"a cat" for n in range(4)}
     filled(web, station, "one", files)

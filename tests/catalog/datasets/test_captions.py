@@ -55,6 +55,15 @@ class TestPair:
         assert (pairing.captions["CAT"].text, pairing.captions["CAT"].source) == ("a cat", "a/cat.txt")
         assert pairing.fates == {2: (Fate.USED, None, "CAT")}
 
+    def test_one_that_is_replaced_for_one_of_its_images_serves_the_other(self) -> None:
+        images = [_image(1, "cat.png", "CAT"), _image(2, "cat.jpg", "OTHER")]
+        pairing = pair(images, [_sidecar(3, "cat.txt", "a cat"), _line(4, "cat.jpg", "another")])
+        assert {image: chosen.text for image, chosen in pairing.captions.items()} == {
+            "CAT": "a cat",
+            "OTHER": "another",
+        }
+        assert {row: fate for row, (fate, *_) in pairing.fates.items()} == {3: Fate.USED, 4: Fate.USED}
+
     def test_names_in_other_folders_and_archives_are_other_names(self) -> None:
         images = [_image(1, "a/cat.png", "CAT"), _image(2, "cat.png", "DOG", ARCHIVE)]
         pairing = pair(images, [_sidecar(3, "cat.txt", "a cat"), _sidecar(4, "a/cat.txt", "a cat", ARCHIVE)])

@@ -68,3 +68,17 @@ class TestEditing:
             fates = {row.filename: row.fate for row in datasets.ledger(session, owner, dataset)}
         assert captions(database, owner, dataset)["1.png"] == "mine"
         assert set(fates.values()) == {"used"}
+
+    def test_offering_a_removed_image_again_says_that_it_was_taken_out(
+        self, database: Database, make: Any, owner: str
+    ) -> None:
+        dataset = make.dataset(images=2)
+        with database.session() as session:
+            editing.remove_image(session, owner, dataset, identity(database, owner, dataset, "1.png"), None)
+        make.ingest(dataset, {"again.png": f"{dataset}/1"}, {}, owner)
+        with database.session() as session:
+            told = {row.filename: row for row in datasets.ledger(session, owner, dataset)}["again.png"]
+        assert told.fate == "duplicate"
+        assert (
+            told.reason == "the same picture as 1.png, which was taken out of the dataset; put that one back to use it"
+        )

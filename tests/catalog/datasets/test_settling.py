@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from catalog.datasets import ingest
+from catalog.datasets import editing, ingest
 from catalog.datasets import service as datasets
+from catalog.datasets.captions import WITHOUT_CAPTION
 from catalog.datasets.ingest import DecodedImage, Member, MetadataLine
 from catalog.datasets.settling import NO_CAPTION
 from catalog.db import Database
 from catalog.jobs import Claim, Queue
-from contracts.dataset import Fate, VersionRow
+from contracts.dataset import Fate, Split, VersionRow
 from contracts.layouts import FileKind
 
 Decode = Callable[..., DecodedImage]
@@ -100,6 +101,66 @@ class TestKohyaFolders:
         assert (row.caption, row.concept, row.repeats) == ("a dog", "a dog", 3)
         assert one_pass.ledger()["metadata.jsonl"].reason == "captions from 'text'"
 
+    def test_a_picture_in_two_of_them_counts_as_the_first_says_and_the_second_is_told(
+        self, one_pass: Pass, decoded: Decode
+    ) -> None:
+        one_pass.over({"10_sks dog/1.png": _image(decoded("one")), "2_cat/1.png": _image(decoded("one"))})
+        (row,) = one_pass.frozen().values()
+        assert (row.concept, row.repeats) == ("sks dog", 10)
+        told = one_pass.ledger()["2_cat/1.png"]
+        assert told.fate == Fate.DUPLICATE
+        assert told.reason == (
+            "the same picture as 10_sks dog/1.png, which counts 10x an epoch as 'sks dog', not 2x as 'cat'"
+        )
+
+    def test_words_of_a_folder_are_a_caption_like_others(self, one_pass: Pass, decoded: Decode) -> None:
+        one_pass.over({"2_a <|endoftext|>/1.png": _image(decoded("one"))})
+        (row,) = one_pass.frozen().values()
+        assert (row.caption, row.concept) == ("a < |endoftext| >", "a < |endoftext| >")
+
+
+class TestMetadata:
+    def test_a_caption_that_comes_later_takes_no_concept_and_split_away(self, one_pass: Pass, decoded: Decode) -> None:
+        line = MetadataLine(1, "1.png", "a dog", None, "dog", 3, Split.HELD_OUT)
+        files = {"1.png": _image(decoded("one")), "2.png": _image(decoded("two")), "2.txt": _caption("two")}
+        one_pass.over(files | {"metadata.jsonl": lambda s, c, i: ingest.record_metadata(s, c, i, [line])})
+        one_pass.over({"1.txt": _caption("a dog in the snow")})
+        row = one_pass.frozen()["1.png"]
+        assert (row.caption, row.concept, row.repeats, row.split) == ("a dog in the snow", "dog", 3, Split.HELD_OUT)
+
+    def test_a_line_without_caption_may_tell_something_else_and_replaces_no_caption(
+        self, one_pass: Pass, decoded: Decode
+    ) -> None:
+        lines = [MetadataLine(1, "1.png", "", None, None, 5), MetadataLine(2, "2.png", "")]
+        files = {f"{n}.png": _image(decoded(str(n))) for n in (1, 2, 3)}
+        files |= {"1.txt": _caption("one"), "3.txt": _caption("three")}
+        one_pass.over(files | {"metadata.jsonl": lambda s, c, i: ingest.record_metadata(s, c, i, lines)})
+        rows = one_pass.frozen()
+        assert (rows["1.png"].caption, rows["1.png"].repeats) == ("one", 5)
+        ledger = one_pass.ledger()
+        fates = [(ledger[name].fate, ledger[name].reason) for name in ("metadata.jsonl:1", "metadata.jsonl:2")]
+        assert fates == [(Fate.USED, WITHOUT_CAPTION), (Fate.REJECTED, "the caption is empty")]
+
+    def test_splits_alone_offer_no_captions_that_could_be_missed(self, one_pass: Pass, decoded: Decode) -> None:
+        lines = [MetadataLine(n, f"{n}.png", "", split=Split.TRAIN) for n in (1, 2)]
+        files = {f"{n}.png": _image(decoded(str(n))) for n in (1, 2)}
+        one_pass.over(files | {"metadata.jsonl": lambda s, c, i: ingest.record_metadata(s, c, i, lines)})
+        assert {row.split for row in one_pass.frozen().values()} == {Split.TRAIN}
+
+    def test_a_persons_split_stays_whatever_is_uploaded_later(
+        self, one_pass: Pass, decoded: Decode, database: Database, owner: str
+    ) -> None:
+        one_pass.over({"1.png": _image(decoded("one")), "2.png": _image(decoded("two"))})
+        with database.session() as session:
+            image = decoded("one").identity
+            editing.mark_image(session, owner, one_pass.dataset_id, image, Split.TRAIN, None)
+        lines = [MetadataLine(n, f"{n}.png", "x", split=Split.HELD_OUT) for n in (1, 2)]
+        one_pass.over({"metadata.jsonl": lambda s, c, i: ingest.record_metadata(s, c, i, lines)})
+        assert {name: row.split for name, row in one_pass.frozen().items()} == {
+            "1.png": Split.TRAIN,
+            "2.png": Split.HELD_OUT,
+        }
+
 
 class TestMasks:
     def test_a_mask_may_come_first_and_is_frozen_with_its_image(self, one_pass: Pass, decoded: Decode) -> None:
@@ -149,3 +210,22 @@ class TestNotes:
         assert one_pass.ledger()["cat.png"].reason == f"downscaled from 9000x6000; {NO_CAPTION}"
         one_pass.over({"cat.txt": _caption("a cat")})
         assert one_pass.ledger()["cat.png"].reason == "downscaled from 9000x6000"
+
+    def test_a_columns_name_may_hold_what_no_database_takes_for_text(self, one_pass: Pass) -> None:
+        bad, note = MetadataLine(1, "1.png", None, "the line has no 'a\ud800\0b'"), "captions from 'a\ud800\0b'"
+        refused = [Member("x.png", 0, None, "no 'a\ud800\0b'")]
+        one_pass.over(
+            {
+                "metadata.jsonl": lambda s, c, i: ingest.record_metadata(s, c, i, [bad], note),
+                "t.parquet": lambda s, c, i: ingest.record_members(s, c, i, refused, note),
+                "u.parquet": lambda s, c, i: ingest.reject(s, c, i, note),
+            }
+        )
+        told = {name: row.reason for name, row in one_pass.ledger().items()}
+        assert told == {
+            "metadata.jsonl": "captions from 'ab'",
+            "metadata.jsonl:1": "the line has no 'ab'",
+            "t.parquet": "captions from 'ab'",
+            "x.png": "no 'ab'",
+            "u.parquet": "captions from 'ab'",
+        }
