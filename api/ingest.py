@@ -5,6 +5,7 @@ Everything else is the light worker's: it alone decodes pixels and opens archive
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from typing import NamedTuple
 
@@ -16,7 +17,6 @@ from api.schemas.datasets import UploadedFile, UploadOut
 from api.space import told_when_full
 from api.uploads import Received
 from catalog.blobs import upload_key
-from catalog.datasets import service
 from catalog.uploads import service as uploads
 from catalog.uploads.limits import filled
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
@@ -24,10 +24,10 @@ from contracts.layouts import FileKind, kind_of, why_not
 
 
 class Stored(NamedTuple):
-    """Where a file lies now, and what it is."""
+    """Where a file lies now, if it was accepted, and what it is, if all of it arrived."""
 
-    key: str
-    sha256: str
+    key: str | None
+    sha256: str | None
 
 
 def take_in(here: Parts, owner: str, dataset: str, received: list[Received]) -> UploadOut:
@@ -37,7 +37,7 @@ def take_in(here: Parts, owner: str, dataset: str, received: list[Received]) -> 
     of its nobody knows whether the commit came through: the collector takes what did not.
     """
     _judge_all(here, owner, dataset, received)
-    stored: list[Stored | None] = []
+    stored: list[Stored] = []
     try:
         with told_when_full():
             for one in received:
@@ -47,7 +47,7 @@ def take_in(here: Parts, owner: str, dataset: str, received: list[Received]) -> 
                 _enter(session, owner, dataset, one, blob)
     except PatinaError:
         for blob in stored:
-            if blob is not None:
+            if blob.key is not None:
                 here.blobs.delete(blob.key)
         raise
     files = [_told(one) for one in received]
@@ -93,19 +93,26 @@ def _judge(one: Received) -> PatinaError | None:
     return None
 
 
-def _store(here: Parts, owner: str, one: Received) -> Stored | None:
+def _store(here: Parts, owner: str, one: Received) -> Stored:
     if one.problem is not None:
-        return None
+        return Stored(None, _content(one))
     key = upload_key(owner)
     return Stored(key, here.blobs.put_file(key, one.path))
 
 
-def _enter(session: Session, owner: str, dataset: str, one: Received, blob: Stored | None) -> None:
-    if blob is not None:
-        row = service.offer_upload(session, owner, dataset, one.name, blob.key, one.bytes)
-        uploads.note_received(session, row, blob.sha256)
-    elif one.problem is not None:
-        service.note_refused(session, owner, dataset, one.name, one.bytes, one.problem.message)
+def _content(one: Received) -> str | None:
+    """The hash of a refused file; None when it was too large to be kept."""
+    if one.path.stat().st_size != one.bytes:
+        return None
+    with one.path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def _enter(session: Session, owner: str, dataset: str, one: Received, blob: Stored) -> None:
+    if one.problem is not None:
+        uploads.note_refused(session, owner, dataset, one.name, one.bytes, one.problem.message, blob.sha256)
+    elif blob.key is not None and blob.sha256 is not None:
+        uploads.offer(session, owner, dataset, one.name, blob.key, one.bytes, blob.sha256)
 
 
 def _told(one: Received) -> UploadedFile:

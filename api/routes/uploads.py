@@ -53,24 +53,23 @@ def begin_upload(request: Request, here: Here, owner: Owner) -> Response:
     """`Upload-Length`, and `Upload-Metadata` with `dataset`, `filename` and, to have the whole checked, `sha256`."""
     length_bytes, said = tus.read_number(request.headers, "Upload-Length"), tus.read_metadata(request.headers)
     said = replace(said, filename=tidy_name(said.filename) or "unnamed")
-    if length_bytes > here.settings.max_file_bytes:
-        raise PatinaError(
-            FailureCode.TOO_LARGE,
-            f"The file is over {here.settings.max_file_bytes} bytes.",
-            "Make the file smaller, or raise PATINA_MAX_FILE_BYTES on the server.",
-        )
-    _refuse_name(here, owner, said, length_bytes)
-    refuse_full_disk(here, 2 * length_bytes)  # its pieces, and the whole that is made of them
+    problem = judge_name(said.filename) or _judge_length(here, length_bytes)
+    if problem is None:
+        refuse_full_disk(here, 2 * length_bytes)  # its pieces, and the whole that is made of them
     announced = service.Announced(
         said.dataset, said.filename, length_bytes, said.sha256, request.headers.get("upload-metadata", "")
     )
     keep_s = here.settings.upload_expires_s
     with here.database.session() as session:
         dataset = datasets.read(session, owner, said.dataset)
-        too_much = filled(session, owner, dataset.id, here.settings.dataset_limits).add(said.filename, length_bytes)
-        if too_much is not None:
-            raise too_much
-        upload = service.begin(session, owner, announced, keep_s)
+        room = filled(session, owner, dataset.id, here.settings.dataset_limits)
+        problem = problem or room.add(said.filename, length_bytes)
+        if problem is None:
+            upload = service.begin(session, owner, announced, keep_s)
+        else:  # before its bytes travel; the ledger tells of it all the same
+            service.note_refused(session, owner, dataset.id, said.filename, length_bytes, problem.message, said.sha256)
+    if problem is not None:
+        raise problem
     if length_bytes == 0:
         empty = service.store_piece(here.blobs, owner, 0, b"")
         service.complete(here.database, here.blobs, owner, upload.id, [empty], keep_s)
@@ -159,15 +158,14 @@ def which_are_received(dataset: str, body: ReceivedFilesIn, here: Here, owner: O
         return ReceivedFilesOut(received=service.known(session, owner, dataset, asked))
 
 
-def _refuse_name(here: Parts, owner: str, said: tus.Metadata, length_bytes: int) -> None:
-    """A file that could never be used is refused before its bytes travel; the ledger tells of it all the same."""
-    problem = judge_name(said.filename)
-    if problem is None:
-        return
-    with here.database.session() as session:
-        dataset = datasets.read(session, owner, said.dataset)
-        datasets.note_refused(session, owner, dataset.id, said.filename, length_bytes, problem.message)
-    raise problem
+def _judge_length(here: Parts, length_bytes: int) -> PatinaError | None:
+    if length_bytes <= here.settings.max_file_bytes:
+        return None
+    return PatinaError(
+        FailureCode.TOO_LARGE,
+        f"The file is over {here.settings.max_file_bytes} bytes.",
+        "Make the file smaller, or raise PATINA_MAX_FILE_BYTES on the server.",
+    )
 
 
 def _at(here: Parts, owner: str, upload: str, offset: int) -> Upload:

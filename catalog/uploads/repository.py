@@ -99,6 +99,18 @@ def note_received(session: Session, row: DatasetFile, sha256: str) -> None:
     session.execute(insert(ReceivedFile).values(**values))
 
 
+def rejected_twin(session: Session, owner: str, dataset_id: str, filename: str, sha256: str) -> DatasetFile | None:
+    """The newest row of a file of this name and content that came to nothing."""
+    same = (ReceivedFile.filename == filename) & (ReceivedFile.sha256 == sha256)
+    query = (
+        select(DatasetFile)
+        .join(ReceivedFile, and_(DatasetFile.id == ReceivedFile.file_id, DatasetFile.owner == ReceivedFile.owner))
+        .where(ReceivedFile.owner == owner, ReceivedFile.dataset_id == dataset_id, same)
+        .where(DatasetFile.fate == Fate.REJECTED, DatasetFile.image.is_(None))
+    )
+    return session.scalars(query.order_by(DatasetFile.id.desc()).limit(1).with_for_update(of=DatasetFile)).first()
+
+
 def received(session: Session, owner: str, dataset_id: str, sha256s: Sequence[str]) -> set[tuple[str, str]]:
     """Name and content of what a dataset has of these; a file that could not be used may be offered again."""
     read_once = or_(DatasetFile.image.is_not(None), DatasetFile.caption.is_not(None))

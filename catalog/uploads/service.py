@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from catalog import jobs
 from catalog.blobs import BlobStore, make_key, upload_key
 from catalog.datasets import service as datasets
 from catalog.datasets.captions import tidy_name
@@ -21,6 +22,7 @@ from catalog.datasets.models import DatasetFile
 from catalog.db import Database, db_now, new_id
 from catalog.uploads import repository
 from catalog.uploads.models import Upload, UploadPiece
+from contracts.dataset import Fate
 from contracts.failures import FailureCode, PatinaError
 
 MAX_PIECES = 10_000
@@ -145,8 +147,7 @@ def complete(
             )
         with database.session() as session:
             _count_in(session, owner, upload_id, last, keep_s, whole=True)
-            row = datasets.offer_upload(session, owner, upload.dataset_id, upload.filename, key, upload.length_bytes)
-            repository.note_received(session, row, sha256)
+            row = offer(session, owner, upload.dataset_id, upload.filename, key, upload.length_bytes, sha256)
             used_up = repository.remove_pieces(session, [upload_id])
     except PatinaError:
         # After any other error nobody knows whether the commit came through: the collector takes what did not.
@@ -183,9 +184,46 @@ def forget_expired(database: Database, blobs: BlobStore) -> int:
     return len(gone)
 
 
-def note_received(session: Session, row: DatasetFile, sha256: str) -> None:
-    """Remember the content of a file that was offered in one request."""
-    repository.note_received(session, row, sha256)
+def offer(
+    session: Session, owner: str, dataset: str, filename: str, blob_key: str, size_bytes: int, sha256: str
+) -> DatasetFile:
+    """Enter a file that has arrived into the ledger, and have it read.
+
+    The very file that came to nothing before gets another chance in the row it has.
+
+    Raises:
+        PatinaError: NOT_FOUND: there is no such dataset.
+    """
+    dataset_id = datasets.find_dataset(session, owner, dataset).id
+    row = repository.rejected_twin(session, owner, dataset_id, tidy_name(filename) or "unnamed", sha256)
+    if row is None:
+        row = datasets.offer_upload(session, owner, dataset_id, filename, blob_key, size_bytes)
+        repository.note_received(session, row, sha256)
+        return row
+    row.fate, row.reason, row.blob_key, row.bytes = Fate.PENDING, None, blob_key, size_bytes
+    row.target = row.caption = row.note = None
+    session.flush()
+    jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset_id)
+    return row
+
+
+def note_refused(
+    session: Session, owner: str, dataset: str, filename: str, size_bytes: int, reason: str, sha256: str | None
+) -> None:
+    """Enter a file that was refused at the door into the ledger: once, as long as it is the same file.
+
+    Raises:
+        PatinaError: NOT_FOUND: there is no such dataset.
+    """
+    dataset_id = datasets.find_dataset(session, owner, dataset).id
+    name = tidy_name(filename) or "unnamed"
+    row = repository.rejected_twin(session, owner, dataset_id, name, sha256) if sha256 else None
+    if row is not None:
+        row.reason = reason
+        return
+    row = datasets.note_refused(session, owner, dataset_id, filename, size_bytes, reason)
+    if sha256 is not None:
+        repository.note_received(session, row, sha256)
 
 
 def known(session: Session, owner: str, dataset: str, files: Sequence[tuple[str, str]]) -> list[bool]:

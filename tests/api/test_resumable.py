@@ -268,6 +268,7 @@ class TestRefusals:
         assert client.options("/api/v1/uploads").headers["tus-max-size"] == "1000"
         answer = begin(client, length=1001)
         assert (answer.status_code, "PATINA_MAX_FILE_BYTES" in answer.json()["hint"]) == (413, True)
+        assert [(row["name"], row["fate"]) for row in ledger(client)] == [("sub/cat.png", "rejected")]
 
     def test_a_disk_without_room_before_anything_is_written(self, limited: Callable[..., TestClient]) -> None:
         client = limited(disk_reserve_bytes=1 << 60)
@@ -325,6 +326,20 @@ class TestMultipartFilesAreKnownToo:
         assert answer.json() == {"received": [True]}
 
 
+class TestTheSameRefusedFileAgain:
+    def test_has_one_row_however_it_is_sent(self, client: TestClient, dataset: str) -> None:
+        for _ in range(2):
+            begin(client, filename="tool.exe", sha256=hashlib.sha256(CONTENT).hexdigest())
+            refused = client.post(f"/api/v1/datasets/{dataset}/files", files=[("files", ("tool.exe", CONTENT))])
+            assert refused.status_code == 422
+        assert [(row["name"], row["fate"]) for row in ledger(client)] == [("tool.exe", "rejected")]
+
+    def test_another_one_of_its_name_has_its_own(self, client: TestClient, dataset: str) -> None:
+        for content in (CONTENT, b"other"):
+            client.post(f"/api/v1/datasets/{dataset}/files", files=[("files", ("tool.exe", content))])
+        assert len(ledger(client)) == 2
+
+
 class TestLimitsOfADataset:
     def test_bytes_count_what_was_sent_and_what_is_announced_and_name_the_setting(
         self, limited: Callable[..., TestClient]
@@ -337,7 +352,7 @@ class TestLimitsOfADataset:
         assert (over.status_code, "PATINA_MAX_DATASET_BYTES" in over.json()["hint"]) == (413, True)
         refused = client.post("/api/v1/datasets/style/files", files=[("files", ("b.png", b"x" * 101))])
         assert refused.status_code == 413
-        assert [row["fate"] for row in ledger(client)] == ["pending", "rejected"]
+        assert [row["fate"] for row in ledger(client)] == ["pending", "rejected", "rejected"]
 
     def test_images_are_counted_one_by_one(self, limited: Callable[..., TestClient]) -> None:
         client = limited(max_dataset_images=2)

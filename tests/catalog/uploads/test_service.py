@@ -227,6 +227,30 @@ class TestKnown:
             assert service.known(session, OWNER, dataset, asked) == [False]
 
 
+class TestOffer:
+    def test_a_file_that_came_to_nothing_is_read_again_in_the_row_it_has(
+        self, database: Database, blobs: BlobStore, dataset: str
+    ) -> None:
+        keys = [f"uploads/{OWNER}/{turn}" for turn in "ab"]
+        with database.session() as session:
+            service.offer(session, OWNER, dataset, "a.png", keys[0], 6, "1" * 64)
+            datasets.mark_ingest_lost(session, OWNER, dataset)
+            service.offer(session, OWNER, dataset, "a.png", keys[1], 6, "1" * 64)
+            service.offer(session, OWNER, dataset, "a.png", "uploads/ada/c", 6, "2" * 64)
+        told = [(row.fate, row.reason, row.blob_key) for row in ledger(database, dataset)]
+        assert told == [("pending", None, keys[1]), ("pending", None, "uploads/ada/c")]
+        with database.reading() as session:
+            assert service.known(session, OWNER, dataset, [("a.png", "1" * 64)]) == [True]
+
+    def test_one_that_is_read_or_used_is_never_taken_back(
+        self, database: Database, blobs: BlobStore, dataset: str
+    ) -> None:
+        with database.session() as session:
+            for key in ("uploads/ada/a", "uploads/ada/b"):
+                service.offer(session, OWNER, dataset, "a.png", key, 6, "1" * 64)
+        assert [row.blob_key for row in ledger(database, dataset)] == ["uploads/ada/a", "uploads/ada/b"]
+
+
 class TestForgetExpired:
     def test_only_what_nobody_goes_on_with_is_removed_with_its_bytes(
         self, database: Database, blobs: BlobStore, dataset: str
