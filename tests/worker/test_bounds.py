@@ -12,10 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import select
 
+from catalog.blobs import upload_key
 from catalog.datasets import service as datasets
-from catalog.datasets.models import DatasetFile
 from catalog.jobs import Job
 from catalog.uploads import service as uploads
 from contracts.dataset import DatasetStatus
@@ -90,13 +89,12 @@ class TestImages:
     def test_a_file_that_held_too_many_may_be_sent_again_when_there_is_more_room(
         self, station: Station, read: Any
     ) -> None:
-        dataset, content = (
-            upload(station, {"set.zip": PACKED["set.zip"]}),
-            hashlib.sha256(PACKED["set.zip"]).hexdigest(),
-        )
+        data, key = PACKED["set.zip"], upload_key(OWNER)
+        content = hashlib.sha256(data).hexdigest()
+        station.blobs.put_bytes(key, data)
         with station.database.session() as session:
-            row = session.scalars(select(DatasetFile).where(DatasetFile.dataset_id == dataset)).one()
-            uploads.note_received(session, row, content)
+            dataset = datasets.create(session, OWNER, "pictures").id
+            uploads.offer(session, OWNER, dataset, "set.zip", key, len(data), content)
         read(within(station, max_dataset_images=3))
         with station.database.reading() as session:
             assert uploads.known(session, OWNER, dataset, [("set.zip", content)]) == [False]
