@@ -47,14 +47,19 @@ def download(
     dataset: Which,
     version: Annotated[int | None, typer.Option(min=1, help="Its number; left out, the latest.")] = None,
     parquet: Annotated[bool, typer.Option("--parquet", help="As Parquet.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File, or folder to put it in.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a version as a zip of images and metadata.jsonl (Hugging Face's imagefolder), or as Parquet."""
-    target = (output or Path(f"{dataset}.{'parquet' if parquet else 'zip'}")).expanduser()
     form = "parquet" if parquet else "imagefolder.zip"
     with connect() as client:
-        written = contents.download(client, dataset, str(version or "latest"), form, target)
+        number = version or next((found["version"] for found in client.versions(dataset)), "latest")
+        # Not NAME.zip: that may well be what the dataset was made of.
+        name = f"{dataset}-v{number}.{'parquet' if parquet else 'zip'}"
+        target = (output or Path(name)).expanduser()
+        target = target / name if target.is_dir() else target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written = contents.download(client, dataset, str(number), form, target)
     told = {"file": str(target), "bytes": written}
     give(told, as_json, lambda: facts([("file", target), ("size", size(written))]))
 

@@ -30,6 +30,8 @@ SHOWN_TROUBLES = 20
 Which = Annotated[str, typer.Argument(help="Name or id of the dataset.")]
 HeldOut = Annotated[float, typer.Option(min=0, max=0.5, help="Share of the images kept for measuring, not trained on.")]
 
+Yes = Annotated[bool, typer.Option("--yes", help="Freeze although something was probably not meant.")]
+
 
 @app.command("create")
 def create(name: Annotated[str, typer.Argument(help="Name of the dataset.")], as_json: AsJson = False) -> None:
@@ -61,6 +63,7 @@ def upload(
     name: Annotated[str, typer.Option(help="Dataset to upload to; made when it is not there.")],
     freeze: Annotated[bool, typer.Option("--freeze", help="Freeze a version when all files are read.")] = False,
     held_out_share: HeldOut = DEFAULT_HELD_OUT_SHARE,
+    yes: Yes = False,
     connections: Annotated[int, typer.Option(min=1, max=32, help="Requests under way at once.")] = 4,
     as_json: AsJson = False,
 ) -> None:
@@ -74,7 +77,7 @@ def upload(
         sent = _send(client, dataset["id"], found, connections, quiet=as_json)
         dataset = _wait_until_read(client, dataset["id"])
         ledger = client.ledger(dataset["id"])
-        version = client.freeze(dataset["id"], held_out_share) if freeze else None
+        version = client.freeze(dataset["id"], held_out_share, yes) if freeze else None
     answer = {
         "dataset": dataset,
         "left_out": found.left_out,
@@ -97,7 +100,7 @@ app.command("download")(dataset_versions.download)
 def freeze_version(
     dataset: Which,
     held_out_share: HeldOut = DEFAULT_HELD_OUT_SHARE,
-    yes: Annotated[bool, typer.Option("--yes", help="Although something was probably not meant.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Freeze a version: what runs are trained on, and never changes."""

@@ -1,10 +1,12 @@
-"""`patina datasets ledger` and `captions` against the real application, without a socket."""
+"""`patina datasets` on what is in a dataset and in its versions, against the real application, without a socket."""
 
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,15 +18,17 @@ from api.settings import ApiSettings
 from catalog.datasets import ingest
 from catalog.datasets import service as datasets
 from catalog.datasets.ingest import DecodedImage
+from catalog.db import Database
 from catalog.jobs import claim as claim_job
 from patina.cli import main
 from patina.client import Client
 
+PIXELS = b"as the store keeps them"
 NAMES = ("cat.png", "dog.png", "cat.txt", "dog.txt")
 
 
 @pytest.fixture(autouse=True)
-def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """A dataset `style` of two images, each with the caption "a NAME.txt"."""
     with TestClient(
         create_app(ApiSettings(home=tmp_path)), base_url="http://localhost", client=("127.0.0.1", 1)
@@ -38,6 +42,7 @@ def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             (claim,) = claim_job(session, "light", "test", 60)
             for n, row in enumerate(ingest.pending_files(session, claim)):
                 if row.kind == "image":
+                    web.app.state.parts.blobs.put_bytes(f"images/{n}", PIXELS)  # type: ignore[attr-defined]
                     ingest.record_image(session, claim, row.id, DecodedImage(f"{n}" * 64, 64, 64, f"images/{n}"))
                 else:
                     ingest.record_caption(session, claim, row.id, f"a {row.filename}")
@@ -47,16 +52,18 @@ def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             sent = web.request(request.method, str(request.url), content=request.read(), headers=dict(request.headers))
             return httpx.Response(sent.status_code, headers=dict(sent.headers), content=sent.content)
 
-        monkeypatch.setattr(
-            "patina.commands.dataset_contents.connect",
-            lambda: Client("http://localhost", transport=httpx.MockTransport(forward)),
-        )
-        yield
+        for commands in ("datasets", "dataset_contents", "dataset_versions"):
+            monkeypatch.setattr(
+                f"patina.commands.{commands}.connect",
+                lambda: Client("http://localhost", transport=httpx.MockTransport(forward)),
+            )
+        yield database
 
 
 def run(capfd: pytest.CaptureFixture[str], *words: str) -> Any:
     code = main(["datasets", *words, "--json"])
-    document = json.loads(capfd.readouterr().out)
+    shown = capfd.readouterr().out
+    document = json.loads(shown[shown.index("{\n") :])  # the server, which is in this process, may log before it
     return document if code == 0 else document["code"]
 
 
@@ -99,3 +106,64 @@ class TestLedger:
             "dog.png",
             "dog.txt",
         }
+
+
+class TestMarks:
+    def test_one_keeps_its_image_in_a_split_until_it_is_taken_back(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert run(capfd, "captions", "mark", "style", "dog.png", "held_out")["split"] == "held_out"
+        assert run(capfd, "freeze", "style", "--held-out-share", "0")["held_out_images"] == 1
+        assert run(capfd, "captions", "mark", "style", "dog.png")["split"] is None
+        assert run(capfd, "freeze", "style", "--held-out-share", "0")["held_out_images"] == 0
+        assert run(capfd, "captions", "mark", "style", "dog.png", "sometimes") == "invalid_input"
+
+
+class TestVersions:
+    def test_they_are_listed_and_compared(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert run(capfd, "versions", "style")["items"] == []
+        run(capfd, "freeze", "style")
+        run(capfd, "captions", "set", "style", "cat.png", "my cat")
+        run(capfd, "freeze", "style")
+        assert [one["version"] for one in run(capfd, "versions", "style")["items"]] == [2, 1]
+        (changed,) = run(capfd, "diff", "style", "1", "2")["caption_changed"]
+        assert (changed["name"], changed["before"], changed["after"]) == ("cat.png", "a cat.txt", "my cat")
+        assert main(["datasets", "diff", "style", "1", "2"]) == 0
+        assert "a cat.txt → my cat" in capfd.readouterr().out
+        assert run(capfd, "diff", "style", "1", "3") == "not_found"
+
+    def test_one_is_downloaded_whole_and_never_over_what_it_was_made_of(
+        self, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "style.zip").write_bytes(b"the only copy")
+        assert run(capfd, "download", "style") == "not_found"
+        run(capfd, "freeze", "style")
+        told = run(capfd, "download", "style")
+        assert (tmp_path / "style.zip").read_bytes() == b"the only copy"
+        assert told == {"file": "style-v1.zip", "bytes": (tmp_path / "style-v1.zip").stat().st_size}
+        with zipfile.ZipFile(tmp_path / "style-v1.zip") as archive:
+            assert {archive.read(name) for name in archive.namelist() if name.endswith(".png")} == {PIXELS}
+            assert len(archive.read("metadata.jsonl").splitlines()) == 2
+        run(capfd, "download", "style", "--version", "1", "--parquet", "-o", str(tmp_path / "a" / "b.parquet"))
+        assert (tmp_path / "a" / "b.parquet").read_bytes()[:4] == b"PAR1"
+        assert not list(tmp_path.rglob("*.part"))
+
+
+class TestUpload:
+    def test_freezes_what_was_probably_not_meant_only_when_told_to(
+        self, capfd: pytest.CaptureFixture[str], tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def read_meanwhile(_seconds: float) -> None:
+            with database.session() as session:
+                (claim,) = claim_job(session, "light", "test", 60)
+                for row in ingest.pending_files(session, claim):
+                    ingest.reject(session, claim, row.id, "no picture")
+                ingest.finish(session, claim)
+
+        monkeypatch.setattr("patina.commands.datasets.time", SimpleNamespace(sleep=read_meanwhile))
+        for name in NAMES[:2]:
+            run(capfd, "captions", "set", "style", name, "")
+        (tmp_path / "more").mkdir()
+        (tmp_path / "more" / "bird.png").write_bytes(b"none")
+        words = ["upload", str(tmp_path / "more"), "--name", "style", "--freeze"]
+        assert run(capfd, *words) == "doubtful_dataset"
+        assert run(capfd, *words, "--yes")["version"]["train_images"] == 1
