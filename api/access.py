@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.loopback import is_loopback_host_header, is_loopback_name, is_same_origin
 from api.tus import BODY_TYPE, SAID_ALWAYS, is_upload_path
 from catalog.db import LOCAL_OWNER
-from contracts.failures import FailureCode, PatinaError
+from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
@@ -51,6 +51,7 @@ class AccessMiddleware:
             return
         headers = Headers(scope=scope)
         owner = await self._owner(scope, headers)
+        refuse_nul(scope)
         if scope["method"] not in SAFE_METHODS:
             refuse_foreign_write(scope, headers)
         scope.setdefault("state", {})["owner"] = owner
@@ -88,6 +89,18 @@ def bearer_key(authorization: str) -> str:
     if scheme.lower() != "bearer" or not key.strip():
         raise PatinaError(FailureCode.UNAUTHENTICATED, "The Authorization header is not of the form Bearer KEY.")
     return key.strip()
+
+
+def refuse_nul(scope: Scope) -> None:
+    """No name holds it, and Postgres would fail on it where SQLite finds nothing.
+
+    Raises:
+        InvalidInput: there is a NUL character in the address.
+    """
+    found = {"/path": "\0" in scope["path"], "/query": b"%00" in scope.get("query_string", b"")}
+    if any(found.values()):
+        message = "holds a NUL character"
+        raise InvalidInput([FieldError(pointer=where, message=message) for where, there in found.items() if there])
 
 
 def refuse_foreign_host(scope: Scope, headers: Headers) -> None:

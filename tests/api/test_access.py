@@ -53,6 +53,12 @@ class TestWithoutAKey:
         assert ask(path="/healthz", loopback_only=False) == (200, None)
 
 
+class TestAddress:
+    @pytest.mark.parametrize("path", ["/api/v1/datasets/a%00", "/api/v1/datasets/a/images?cursor=%00"])
+    def test_one_no_database_could_look_for_is_refused_before_any_does(self, path: str) -> None:
+        assert ask(path=path) == (422, "invalid_input")
+
+
 class TestWithAKey:
     def test_the_key_decides_the_owner_also_on_loopback(self) -> None:
         assert ask(headers={"authorization": f"Bearer {KEY}"}) == (200, "anna")
