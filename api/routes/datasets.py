@@ -20,6 +20,7 @@ from api.schemas.datasets import (
 )
 from api.space import refuse_full_disk, told_when_full
 from api.uploads import announced_length, receive_files, temporary_folder
+from catalog import removing
 from catalog.datasets import service
 from contracts.failures import FailureCode
 
@@ -67,6 +68,19 @@ def list_datasets(here: Here, owner: Owner, cursor: Cursor = None, limit: Limit 
 def read_dataset(dataset: str, here: Here, owner: Owner) -> DatasetOut:
     with here.database.reading() as session:
         return dataset_out(service.read(session, owner, dataset))
+
+
+@router.delete(
+    "/{dataset}",
+    summary="Remove a dataset nothing came of",
+    status_code=204,
+    responses=problems(FailureCode.NOT_FOUND, FailureCode.CONFLICT),
+)
+def remove_dataset(dataset: str, here: Here, owner: Owner) -> Response:
+    """With its ledger and images. One that versions, runs or weights came of stays, and they are named."""
+    with here.database.session() as session:
+        removing.remove_dataset(session, owner, dataset)
+    return Response(status_code=204)
 
 
 @router.post(

@@ -90,6 +90,7 @@ def upload(
 
 
 app.command("ledger")(dataset_contents.show_ledger)
+app.command("remove")(dataset_contents.remove_dataset)
 app.add_typer(dataset_contents.captions, name="captions")
 app.command("versions")(dataset_versions.list_versions)
 app.command("diff")(dataset_versions.diff)

@@ -178,3 +178,22 @@ class TestVersions:
     def test_a_share_out_of_range_is_refused(self, client: TestClient, dataset: str, share: object) -> None:
         answer = client.post(f"/api/v1/datasets/{dataset}/versions", json={"held_out_share": share})
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/held_out_share")
+
+
+class TestRemove:
+    def test_a_dataset_is_gone_and_its_name_free_again(
+        self, client: TestClient, dataset: str, as_owner: Headers
+    ) -> None:
+        upload(client, dataset, ("a.png", b"x"))
+        assert client.delete(f"/api/v1/datasets/{dataset}", headers=as_owner("berta")).status_code == 404
+        assert client.delete(f"/api/v1/datasets/{dataset}").status_code == 204
+        assert client.get(f"/api/v1/datasets/{dataset}").status_code == 404
+        assert client.post("/api/v1/datasets", json={"name": "style"}).status_code == 201
+
+    def test_one_that_was_frozen_stays(self, client: TestClient, dataset: str, make: Any) -> None:
+        upload(client, dataset, ("a.png", b"x"), ("b.png", b"y"))
+        make.read_uploads()
+        assert client.post(f"/api/v1/datasets/{dataset}/versions").status_code == 201
+        refused = client.delete(f"/api/v1/datasets/{dataset}")
+        assert (refused.status_code, "version 1" in refused.json()["detail"]) == (409, True)
+        assert client.get(f"/api/v1/datasets/{dataset}").json()["images"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Iterator
@@ -167,3 +168,19 @@ class TestUpload:
         words = ["upload", str(tmp_path / "more"), "--name", "style", "--freeze"]
         assert run(capfd, *words) == "doubtful_dataset"
         assert run(capfd, *words, "--yes")["version"]["train_images"] == 1
+
+
+class TestRemove:
+    def test_asks_and_then_it_is_gone(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+        assert main(["datasets", "remove", "style"]) != 0
+        assert main(["datasets", "ledger", "style"]) == 0
+        assert main(["datasets", "remove", "style", "--yes"]) == 0
+        assert main(["datasets", "ledger", "style"]) != 0
+
+    def test_names_what_came_of_it(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["datasets", "freeze", "style", "--yes"]) == 0
+        assert main(["datasets", "remove", "style", "--yes"]) != 0
+        assert "version 1 came of it" in " ".join(capsys.readouterr().err.split())
