@@ -16,9 +16,10 @@ MAX_ASPECT = float(DataSettings().max_aspect)
 
 def count(folder: Path, caption: str | None) -> tuple[int, str | None] | None:
     """Tokens of a caption and the end of it that is not read; None without a caption or a vocabulary."""
-    tokenizer = _tokenizer(folder)
-    if caption is None or tokenizer is None:
+    # Looked for each time: a base may come while the server runs.
+    if caption is None or not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         return None
+    tokenizer = _tokenizer(folder)
     return count_tokens(tokenizer, caption), cut_off(tokenizer, caption) or None
 
 
@@ -28,6 +29,5 @@ def placed(width: int, height: int, resolution_px: int) -> Placement:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(folder: Path) -> Tokenizer | None:
-    there = (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file()
-    return load_tokenizer(folder) if there else None
+def _tokenizer(folder: Path) -> Tokenizer:
+    return load_tokenizer(folder)

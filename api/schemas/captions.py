@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.schemas.common import Answer
 from catalog.datasets import rewriting
@@ -31,6 +31,12 @@ class ImageIn(BaseModel):
     """Takes the image out of the dataset, or puts it back."""
     split: Split | None = None
     """Keeps it in this split in every version from now on; null leaves it to its files, or to its content hash."""
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("name what to change: caption, removed or split")
+        return self
 
 
 class _Rewrite(BaseModel):

@@ -62,6 +62,8 @@ def match_masks(images: Sequence[Masked], masks: Sequence[MaskFile]) -> Masks:
             if earlier is not None:
                 fates[earlier] = (Fate.DUPLICATE, f"replaced by {names[mask.file_id]}")
             chosen[image] = mask.file_id
+    # One that was replaced for one of its images may serve another one still.
+    fates |= dict.fromkeys(chosen.values(), (Fate.USED, None))
     return Masks(chosen, fates)
 
 

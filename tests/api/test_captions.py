@@ -50,6 +50,10 @@ class TestOne:
         back = change(client, 1, caption=None).json()
         assert (back["caption"], back["source"]) == ("a caption", "1.txt")
 
+    def test_a_request_that_changes_nothing_is_told_so(self, client: TestClient) -> None:
+        answer = change(client, 1, '"r999"')
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+
     def test_it_survives_files_that_come_later(self, client: TestClient, make: Any, parts: Parts) -> None:
         change(client, 1, caption="my cat")
         line = b'{"file_name": "1.png", "text": "their cat"}'

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from api import measures
+from api.settings import ApiSettings
 from tests.api.test_captions import change
 from tests.api.test_datasets import upload
 
@@ -39,6 +43,11 @@ class TestRows:
         assert rows(client)["0.png"]["caption_source"] == "0.txt"
         change(client, 0, caption="mine")
         assert (rows(client)["0.png"]["caption"], rows(client)["0.png"]["caption_source"]) == ("mine", "edit")
+
+    def test_tokens_are_counted_as_soon_as_there_is_a_vocabulary(self, tmp_path: Path) -> None:
+        assert measures.count(tmp_path / "base", "a cat") is None
+        shutil.copytree(ApiSettings().tokenizer, tmp_path / "base")
+        assert measures.count(tmp_path / "base", "a cat") == (2, None)
 
     def test_tokens_are_counted_and_what_the_model_does_not_read_is_shown(self, client: TestClient, make: Any) -> None:
         filled(client, make, "0.png", "0.txt")

@@ -36,3 +36,11 @@ class TestMatchMasks:
         found = match_masks([Masked(0, "cat.png", "CAT", SQUARE)], [_mask(1, "cat"), _mask(2, "cat")])
         assert found.masks == {"CAT": 2}
         assert found.fates[1] == (Fate.DUPLICATE, "replaced by cat_mask.png")
+
+    def test_one_that_is_replaced_for_one_of_its_images_serves_the_other(self) -> None:
+        images = [
+            Masked(0, name, image, SQUARE) for name, image in (("a.png", "CAT"), ("a.jpg", "DOG"), ("b.png", "CAT"))
+        ]
+        found = match_masks(images, [_mask(1, "a"), _mask(2, "b")])
+        assert found.masks == {"CAT": 2, "DOG": 1}
+        assert {mask: fate for mask, (fate, _) in found.fates.items()} == {1: Fate.USED, 2: Fate.USED}
