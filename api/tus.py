@@ -115,6 +115,8 @@ def read_metadata(headers: Mapping[str, str]) -> Metadata:
     missing = [key for key in ("filename", "dataset") if not found.get(key)]
     if missing:
         raise _bad(f"Upload-Metadata lacks {' and '.join(missing)}.")
+    if "\0" in found["dataset"]:
+        raise _bad("The dataset in Upload-Metadata holds a NUL character.")
     sha256 = found.get("sha256", "").lower() or None
     if sha256 is not None and not SHA256.fullmatch(sha256):
         raise _bad("The sha256 in Upload-Metadata is not 64 hexadecimal digits.")

@@ -232,6 +232,7 @@ class TestRefusals:
             {"Upload-Metadata": "filename !!!"},
             {"Upload-Metadata": encoded(filename="a.png")},
             {"Upload-Metadata": encoded(filename="a.png", dataset="style", sha256="12")},
+            {"Upload-Metadata": encoded(filename="a.png", dataset="sty\0le")},
         ],
     )
     def test_headers_that_cannot_be_read(self, client: TestClient, headers: dict[str, str]) -> None:
