@@ -17,6 +17,7 @@ from catalog.datasets.captions import Chosen, Naming, Pairing
 from catalog.datasets.likeness import nearest
 from catalog.datasets.masks import Masked, MaskFile, match_masks
 from catalog.datasets.models import DatasetFile, DatasetImage
+from catalog.datasets.wording import says_something
 from contracts.dataset import Fate
 from contracts.layouts import KOHYA_METADATA_EXTENSION, FileKind, concept_folder
 
@@ -34,7 +35,7 @@ def settle(session: Session, owner: str, dataset_id: str) -> None:
     parents = {row.id: row for kind in (FileKind.METADATA, FileKind.TABLE) for row in rows[kind]}
     pairing = captions.pair(
         [captions.ImageFile(row.id, row.parent_id or 0, row.filename, row.image) for row in shown],
-        [_caption_file(row, parents) for row in written if row.target is not None and _says(row)],
+        [_caption_file(row, parents) for row in written if row.target is not None and says_something(row)],
     )
     for row in written:
         if row.id in pairing.fates:
@@ -91,10 +92,6 @@ def _last(values: Iterable[T | None]) -> T | None:
     for value in values:
         found = found if value is None else value
     return found
-
-
-def _says(row: DatasetFile) -> bool:
-    return any(said is not None for said in (row.caption, row.concept, row.repeats, row.split))
 
 
 def _of_folder(row: DatasetFile) -> Chosen | None:

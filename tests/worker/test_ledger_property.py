@@ -39,7 +39,16 @@ class File(NamedTuple):
 
 def _lines_of(names: list[str]) -> st.SearchStrategy[list[object]]:
     entry = st.fixed_dictionaries({"file_name": st.sampled_from(names), "text": st.sampled_from(["one", "two", ""])})
-    return st.lists(st.one_of(entry, st.just({"file_name": names[0]}), st.just([1])), max_size=4)
+    told = st.fixed_dictionaries(
+        {"file_name": st.sampled_from(names), "split": st.sampled_from(["train", "test", "left"])},
+        optional={
+            "text": st.just(""),
+            "concept": st.just("dog"),
+            "repeats": st.integers(-1, 3),
+            "\ud800": st.just("x"),
+        },
+    )
+    return st.lists(st.one_of(entry, told, st.just({"file_name": names[0]}), st.just([1])), max_size=4)
 
 
 def _metadata(folder: str, entries: list[object]) -> list[File]:
