@@ -79,7 +79,7 @@ def read_uploads(station: Station, decoder: Decoder, lease: Lease, draining: thr
         NoRoom: the disk has none for the next file, which waits; what was read before it has met its fate.
     """
     claim = lease.claim
-    with station.database.session() as session:
+    with station.database.reading() as session:
         room = count_room(session, claim.owner, claim.subject_id, station.settings.max_dataset_images)
     reading = Reading(station, decoder, lease, draining, room)
     while True:

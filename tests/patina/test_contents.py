@@ -23,6 +23,7 @@ from catalog.db import Database
 from catalog.jobs import claim as claim_job
 from patina.cli import main
 from patina.client import Client
+from patina.commands import datasets as commands
 
 PIXELS = b"as the store keeps them"
 NAMES = ("cat.png", "dog.png", "cat.txt", "dog.txt")
@@ -184,3 +185,18 @@ class TestRemove:
         assert main(["datasets", "freeze", "style", "--yes"]) == 0
         assert main(["datasets", "remove", "style", "--yes"]) != 0
         assert "version 1 came of it" in " ".join(capsys.readouterr().err.split())
+
+
+class TestWaiting:
+    def test_says_which_file_is_waited_for_and_why(self, database: Database) -> None:
+        with database.session() as session:
+            row = datasets.offer_upload(session, "local", "style", "b.png", "uploads/local/x", 1)
+        with database.session() as session:
+            (claim,) = claim_job(session, "light", "test", 60)
+            ingest.wait(session, claim, row.id, "waits for room")
+        with commands.connect() as client:
+            assert commands._what_is_waited_for(client, "style") == "b.png waits for room"
+        with database.session() as session:
+            ingest.reject(session, claim, row.id, "no picture")
+        with commands.connect() as client:
+            assert commands._what_is_waited_for(client, "style") is None
