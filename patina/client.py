@@ -283,6 +283,8 @@ class Client:
 def _raise_problem(response: httpx.Response) -> None:
     if response.is_success:
         return
+    if response.request.method == "HEAD" and response.status_code == httpx.codes.NOT_FOUND:  # has no body to read
+        raise PatinaError(FailureCode.NOT_FOUND)
     try:
         problem = response.json()
     except ValueError:

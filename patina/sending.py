@@ -39,6 +39,9 @@ OF_ONE_FILE = frozenset(
 )
 """Refusals that say something of the file; any other ends the whole."""
 
+ASKED_ABOUT = (FailureCode.SERVER_UNREACHABLE, FailureCode.CONFLICT, FailureCode.CHECKSUM_MISMATCH)
+"""Failures of a chunk after which the server is asked how far it is."""
+
 
 @dataclass(frozen=True)
 class Hashed:
@@ -171,7 +174,7 @@ class _Gate:
                     failures = 0
                 except PatinaError as error:
                     failures += 1
-                    if error.code not in (FailureCode.SERVER_UNREACHABLE, FailureCode.CONFLICT):
+                    if error.code not in ASKED_ABOUT:
                         raise
                     reached = self._ask_again(url, failures, error)
                 self.advance(reached - offset)
@@ -196,6 +199,8 @@ class _Gate:
             try:
                 return int(self.client.request("HEAD", url, headers=TUS).headers["upload-offset"])
             except PatinaError as again:
+                if error.code is FailureCode.CHECKSUM_MISMATCH and again.code is FailureCode.NOT_FOUND:
+                    raise error from None  # it was the whole that did not fit, and the server took it back
                 if again.code is not FailureCode.SERVER_UNREACHABLE:
                     raise
                 failures += 1

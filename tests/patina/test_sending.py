@@ -161,3 +161,28 @@ class TestSend:
         with Client("http://localhost", transport=httpx.MockTransport(answer)) as client:
             sending.send(client, "ds_1", [("big.png", folder / "big.png")], 1, lambda _: None)
         assert min(patience) > READ_TIMEOUT_S
+
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_a_chunk_that_arrives_damaged_is_sent_again_and_a_damaged_whole_is_refused(
+        self, folder: Path, gone: bool
+    ) -> None:
+        patched: list[int] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.method == "PATCH":
+                start = int(request.headers["upload-offset"])
+                patched.append(start)
+                if len(patched) == 1:
+                    return httpx.Response(460, json={"code": "checksum_mismatch", "detail": "no", "hint": "no"})
+                return httpx.Response(204, headers={"upload-offset": str(start + len(request.content))})
+            if request.method == "HEAD":  # as over a real connection, where its answer has no body to say more
+                return httpx.Response(404) if gone else httpx.Response(200, headers={"upload-offset": "0"})
+            if request.url.path.endswith("received-files"):
+                return httpx.Response(200, json={"received": [False, True]})
+            return httpx.Response(201, headers={"location": "/api/v1/uploads/upl_1"}, json=[])
+
+        files = [("big.png", folder / "big.png"), ("a.png", folder / "a.png")]
+        with Client("http://localhost", transport=httpx.MockTransport(answer), pause=lambda _: None) as client:
+            sent = sending.send(client, "ds_1", files, 1, lambda _: None)
+        assert [one["problem"]["code"] for one in sent.refused] == (["checksum_mismatch"] if gone else [])
+        assert patched[:2] == ([0] if gone else [0, 0])
