@@ -14,12 +14,20 @@ from PIL import Image
 
 from catalog.datasets.versions import VersionImage, assemble
 from contracts.captions import clean_caption
-from contracts.dataset import COLUMNS, DEFAULT_HELD_OUT_SHARE, VersionRow, choose_held_out, version_digest
+from contracts.dataset import (
+    COLUMNS,
+    DEFAULT_HELD_OUT_SHARE,
+    VersionRow,
+    choose_held_out,
+    image_identity,
+    version_digest,
+)
 from contracts.failures import PatinaError
 from trainer.data import read_dataset
 from trainer.images import IdentityMemory
-from worker.captions import metadata_lines, sidecar_text
+from worker.captions import decoded_text
 from worker.decode_child import decode as decode_upload
+from worker.metadata import read_metadata
 
 
 def picture(colour: tuple[int, int, int], mode: str = "RGB", **options: Any) -> bytes:
@@ -110,11 +118,10 @@ class TestReadDataset:
             (tmp_path / f"{number}.png").write_bytes(picture((number, 0, 0, 9 * number % 256), "RGBA"))
             if number >= 20:
                 (tmp_path / f"{number}.txt").write_text(f"number {number}\n", encoding="utf-8-sig")
-        uploaded = {
-            line.file_name: line.text or "" for line in metadata_lines((tmp_path / "metadata.jsonl").read_bytes())
-        }
+        metadata = read_metadata("metadata.jsonl", (tmp_path / "metadata.jsonl").read_bytes())
+        uploaded = {line.file_name: line.text or "" for line in metadata.lines}
         for sidecar in tmp_path.glob("*.txt"):
-            uploaded[f"{sidecar.stem}.png"] = sidecar_text(sidecar.read_bytes()) or ""
+            uploaded[f"{sidecar.stem}.png"] = decoded_text(sidecar.read_bytes()) or ""
         frozen = assemble(
             [_uploaded(tmp_path / name, clean_caption(text)) for name, text in uploaded.items()], DEFAULT_HELD_OUT_SHARE
         )
@@ -163,7 +170,8 @@ class TestReadDataset:
 
 
 def _uploaded(file: Path, caption: str) -> VersionImage:
-    image, identity = decode_upload(file.read_bytes())
+    image = decode_upload(file.read_bytes()).image
+    identity = image_identity(image.width, image.height, image.tobytes())
     row = VersionRow(
         image=identity,
         caption=caption,

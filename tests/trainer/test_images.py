@@ -42,7 +42,7 @@ FILES = {
 class TestDecode:
     @pytest.mark.parametrize("name", FILES)
     def test_gives_the_pixels_an_upload_of_the_file_gives(self, name: str) -> None:
-        image, _ = decode_upload(FILES[name])
+        image = decode_upload(FILES[name]).image
         assert decode(FILES[name]).tobytes() == image.tobytes()
 
 
