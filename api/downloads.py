@@ -42,7 +42,7 @@ def blob_response(
         "etag": f'"{sha256}"',
         "accept-ranges": "bytes",
         "cache-control": "private, max-age=31536000, immutable" if immutable else "private, no-cache",
-        "content-disposition": f"{'attachment' if attachment else 'inline'}; filename*=UTF-8''{quote(filename)}",
+        "content-disposition": f"{'attachment' if attachment else 'inline'}; {_named(filename)}",
         "content-security-policy": "sandbox; default-src 'none'",
     }
     if headers["etag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
@@ -61,6 +61,12 @@ def blob_response(
         media_type=media_type,
         headers=headers,
     )
+
+
+def _named(filename: str) -> str:
+    """Both forms of RFC 6266: clients such as curl read the plain one alone."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in filename)
+    return f"filename=\"{plain}\"; filename*=UTF-8''{quote(filename)}"
 
 
 def _span(request: Request, size_bytes: int, etag: str) -> tuple[int, int] | None:

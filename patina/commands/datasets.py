@@ -14,6 +14,7 @@ from rich.text import Text
 
 from contracts.dataset import DEFAULT_HELD_OUT_SHARE
 from contracts.failures import FailureCode, PatinaError
+from contracts.layouts import why_not
 from patina import sending, uploading
 from patina.client import Client, Json
 from patina.commands import dataset_contents, dataset_versions
@@ -152,9 +153,12 @@ def _uploaded(answer: dict[str, Any], ledger: list[Json]) -> RenderableType:
     if answer["skipped"]:
         pairs.append(("not sent again", f"{len(answer['skipped'])} (the dataset has them)"))
     if answer["left_out"]:
-        pairs.append(("left out", f"{len(answer['left_out'])} (neither image nor caption)"))
+        pairs.append(("not sent", f"{len(answer['left_out'])} (neither image nor caption)"))
     parts: list[RenderableType] = [facts(pairs + (_version_facts(version) if version else []))]
     parts += [Text(f"{file['name']}: {file['problem']['message']}", style="red") for file in answer["refused"]]
+    parts += [
+        Text(f"{name}: not sent: {why_not(name)}", style="yellow") for name in answer["left_out"][:SHOWN_TROUBLES]
+    ]
     troubles = [line for line in ledger if line["fate"] == "rejected" or line["reason"]]
     parts += [Text(f"{t['name']}: {t['reason'] or t['fate']}", style="yellow") for t in troubles[:SHOWN_TROUBLES]]
     if len(troubles) > SHOWN_TROUBLES:

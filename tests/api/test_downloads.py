@@ -35,7 +35,9 @@ class TestWhole:
         answer = serve(CONTENT).get("/file")
         assert (answer.status_code, answer.content) == (200, CONTENT)
         assert answer.headers["content-length"] == str(len(CONTENT))
-        assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''n%C3%A4me-v1.safetensors"
+        assert answer.headers["content-disposition"] == (
+            "attachment; filename=\"n_me-v1.safetensors\"; filename*=UTF-8''n%C3%A4me-v1.safetensors"
+        )
         assert answer.headers["etag"] == '"abc"'
 
     def test_what_the_client_has_is_not_sent_again(self) -> None:

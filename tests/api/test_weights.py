@@ -52,7 +52,9 @@ class TestDownload:
     def test_the_file_has_a_name_of_its_own(self, client: TestClient) -> None:
         answer = client.get("/api/v1/weights/lora/1/file")
         assert answer.content == CONTENTS[0]
-        assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''lora-v1.safetensors"
+        assert answer.headers["content-disposition"] == (
+            "attachment; filename=\"lora-v1.safetensors\"; filename*=UTF-8''lora-v1.safetensors"
+        )
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "immutable" in answer.headers["cache-control"]
 
