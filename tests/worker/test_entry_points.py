@@ -74,8 +74,10 @@ class TestHearing:
             assert worker.wait_until(lambda: captions(station, dataset))
             worker.kill()
         with running("light", home, PATINA_LEASE_S="2") as worker:
-            worker.wait_for("ready.")  # the first may have read them all: too early a TERM would end the start
             assert worker.wait_until(lambda: len(captions(station, dataset)) == 40)
+            # The first may have read them all, and a TERM while the second starts would end it at once.
+            later = upload(station, {"b.png": picture(41)}, "later")
+            assert worker.wait_until(lambda: captions(station, later))
             assert worker.end() == 0
 
 
