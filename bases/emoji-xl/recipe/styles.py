@@ -11,20 +11,20 @@ import random
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from loop import train
 from pictures import Pictures
 from torch import nn
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from unet import (
-    BATCH,
     CAPTION_DROPOUT,
-    PREDICTION,
-    SCHEDULE,
     cut_embeddings,
-    loss_weight,
+    denoising_loss,
+    draw_kept,
+    draw_rows,
+    encode,
+    plain_attention,
+    rows_by_style,
     style_words,
     token_ids,
     with_full_embeddings,
@@ -62,37 +62,21 @@ def teach_styles(
         ),
     }
     cut_embeddings(modules, pictures, tokenizers)
-    alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod
-    snr = alphas / (1 - alphas)
-    rows_of = {s: [i for i, its in enumerate(pictures.styles) if its == s] for s in STYLE_WEIGHTS}
+    rows_of = rows_by_style(pictures, STYLE_WEIGHTS)
     words = style_words(pictures)
-    time_ids = torch.tensor([64, 64, 0, 0, 64, 64], dtype=torch.bfloat16).repeat(BATCH, 1)
 
     def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
         draw = random.Random(generator.initial_seed())
-        styles = draw.choices(list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()), k=BATCH)
-        rows = [draw.choice(rows_of[style]) for style in styles]
+        rows = draw_rows(rows_of, STYLE_WEIGHTS, draw)
         captions = [_caption(pictures, row, words, draw) for row in rows]
-        pooled_captions = [
-            pictures.emoji[row].caption(draw.choice([*STYLE_WEIGHTS, draw.choice(words)])) for row in rows
-        ]
-        kept = torch.tensor([draw.random() >= CAPTION_DROPOUT for _ in rows]).bfloat16()
-        pooled_kept = kept * torch.tensor([draw.random() >= POOLED_DROPOUT for _ in rows]).bfloat16()
-        clean = latents[rows]
-        noise = torch.randn(clean.shape, generator=generator)
-        timesteps = torch.randint(1000, (BATCH,), generator=generator)
-        alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        with sdpa_kernel(SDPBackend.MATH):
-            one = modules["text_encoder"](token_ids(captions, tokenizers[0]), output_hidden_states=True)
-            two = modules["text_encoder_2"](token_ids(captions, tokenizers[1]), output_hidden_states=True)
+        pooled_captions = [_in_any_style(pictures, row, words, draw) for row in rows]
+        kept = draw_kept(CAPTION_DROPOUT, draw)
+        pooled_kept = kept * draw_kept(POOLED_DROPOUT, draw)
+        with plain_attention():
+            text, _ = encode(captions, tokenizers, modules["text_encoder"], modules["text_encoder_2"])
             pooled = modules["text_encoder_2"](token_ids(pooled_captions, tokenizers[1])).text_embeds
-            text = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1) * kept[:, None, None]
-            added = {"text_embeds": pooled * pooled_kept[:, None], "time_ids": time_ids}
-            predicted = modules["unet"](noisy.bfloat16(), timesteps, text, added_cond_kwargs=added).sample
-        error = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3))
-        return (error * loss_weight(snr[timesteps], PREDICTION)).mean()
+            conditioning = text * kept[:, None, None], pooled * pooled_kept[:, None]
+            return denoising_loss(modules["unet"], latents[rows], *conditioning, generator)
 
     def learning_rate(step: int) -> float:
         return PEAK_LEARNING_RATE * min((step + 1) / WARMUP_STEPS, 1.0, (STEPS - step) / (DECAY_SHARE * STEPS))

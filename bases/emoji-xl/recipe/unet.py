@@ -8,6 +8,8 @@ second. The paper is Podell et al. 2023 (arXiv:2307.01952).
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -35,6 +37,8 @@ STYLE_WEIGHTS = {"noto": 0.5, "flat": 0.2, "fluent": 0.15, "blob": 0.15}
 
 TEXT_WIDTH = 64
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+ALPHAS = DDPMScheduler(**SCHEDULE).alphas_cumprod
+"""Share of the clean latents' variance at each of the 1000 timesteps."""
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -110,39 +114,69 @@ def train_unet(
 ) -> dict[str, nn.Module]:
     """Train on scaled ``latents`` [N, 4, 8, 8], row for row the pictures; return the averaged modules."""
     modules = prepare_modules(pictures, tokenizers, seed)
-    alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod
-    snr = alphas / (1 - alphas)
-    rows_of = {s: [i for i, its in enumerate(pictures.styles) if its == s] for s in STYLE_WEIGHTS}
+    rows_of = rows_by_style(pictures, STYLE_WEIGHTS)
     words = style_words(pictures)
-    time_ids = torch.tensor([64, 64, 0, 0, 64, 64], dtype=torch.bfloat16).repeat(BATCH, 1)
 
     def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
         draw = random.Random(generator.initial_seed())
-        styles = draw.choices(list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()), k=BATCH)
-        rows = [draw.choice(rows_of[style]) for style in styles]
+        rows = draw_rows(rows_of, STYLE_WEIGHTS, draw)
         captions = [varied_caption(pictures, row, words, draw) for row in rows]
-        kept = torch.tensor([draw.random() >= CAPTION_DROPOUT for _ in rows]).bfloat16()
-        clean = latents[rows]
-        noise = torch.randn(clean.shape, generator=generator)
-        timesteps = torch.randint(1000, (BATCH,), generator=generator)
-        alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        target = noise if prediction == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        # Plain matrix products: the fused attention kernel's backward is slower at 4 to 77 tokens on a CPU.
-        with sdpa_kernel(SDPBackend.MATH):
+        kept = draw_kept(CAPTION_DROPOUT, draw)
+        with plain_attention():
             text, pooled = encode(captions, tokenizers, modules["text_encoder"], modules["text_encoder_2"])
-            # SDXL's unconditional input is zeros (force_zeros_for_empty_prompt), not an empty caption.
-            added = {"text_embeds": pooled * kept[:, None], "time_ids": time_ids}
-            text = text * kept[:, None, None]
-            predicted = modules["unet"](noisy.bfloat16(), timesteps, text, added_cond_kwargs=added).sample
-        error = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3))
-        return (error * loss_weight(snr[timesteps], prediction)).mean()
+            conditioning = text * kept[:, None, None], pooled * kept[:, None]
+            return denoising_loss(modules["unet"], latents[rows], *conditioning, generator, prediction)
 
     def learning_rate(step: int) -> float:
         return PEAK_LEARNING_RATE * min((step + 1) / WARMUP_STEPS, (steps - step) / (DECAY_SHARE * steps), 1.0)
 
     train(modules, loss_of, learning_rate, steps, folder, seed=seed, weight_decay=0.01)
     return with_full_embeddings(modules)
+
+
+def rows_by_style(pictures: Pictures, styles: Iterable[str]) -> dict[str, list[int]]:
+    return {s: [i for i, its in enumerate(pictures.styles) if its == s] for s in styles}
+
+
+def draw_rows(rows_of: dict[str, list[int]], weights: dict[str, float], draw: random.Random) -> list[int]:
+    """A batch's rows: each of a style drawn by weight."""
+    styles = draw.choices(list(weights), list(weights.values()), k=BATCH)
+    return [draw.choice(rows_of[style]) for style in styles]
+
+
+def draw_kept(dropout: float, draw: random.Random) -> torch.Tensor:
+    """[BATCH], one where the conditioning stays and zero where it is dropped.
+
+    SDXL's unconditional input is zeros (force_zeros_for_empty_prompt), not an empty caption.
+    """
+    return torch.tensor([draw.random() >= dropout for _ in range(BATCH)]).bfloat16()
+
+
+def plain_attention() -> AbstractContextManager[None]:
+    """Plain matrix products: the fused attention kernel's backward is slower at 4 to 77 tokens on a CPU."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def denoising_loss(
+    unet: nn.Module,
+    clean: torch.Tensor,
+    text: torch.Tensor,
+    pooled: torch.Tensor,
+    generator: torch.Generator,
+    prediction: str = PREDICTION,
+) -> torch.Tensor:
+    """The weighted loss of one batch of scaled latents [BATCH, 4, 8, 8], noise and timesteps drawn here."""
+    noise = torch.randn(clean.shape, generator=generator)
+    timesteps = torch.randint(1000, (BATCH,), generator=generator)
+    alpha = ALPHAS[timesteps].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    target = noise if prediction == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+    time_ids = torch.tensor([64, 64, 0, 0, 64, 64], dtype=torch.bfloat16).repeat(BATCH, 1)
+    added = {"text_embeds": pooled, "time_ids": time_ids}
+    predicted = unet(noisy.bfloat16(), timesteps, text, added_cond_kwargs=added).sample
+    error = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3))
+    snr = ALPHAS[timesteps] / (1 - ALPHAS[timesteps])
+    return (error * loss_weight(snr, prediction)).mean()
 
 
 def prepare_modules(
