@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 from collections.abc import Iterator
 
 from api.deps import Parts
+from catalog.blobs import DISK_FULL
 from contracts.failures import FailureCode, PatinaError
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def refuse_full_disk(here: Parts, store_bytes: int, arriving_bytes: int = 0) -> None:
@@ -40,7 +38,7 @@ def told_when_full() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise PatinaError(FailureCode.STORAGE_FULL) from error
         raise
 

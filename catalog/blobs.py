@@ -7,6 +7,7 @@ renamed; elsewhere (S3) fsspec's upload becomes visible whole. Both are reached 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -23,6 +24,8 @@ import fsspec
 KEY = re.compile(r"^[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*$")
 MAX_KEY_CHARACTERS = 512
 CHUNK_BYTES = 1024 * 1024
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Numbers of the `OSError` that a store without room raises."""
 
 
 def make_key(*parts: str) -> str:

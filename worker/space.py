@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator
 
+from catalog.blobs import DISK_FULL
 from worker.station import Station
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class NoRoom(Exception):
@@ -39,6 +37,6 @@ def waiting_when_full() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise NoRoom("waits for room: the server's disk is full; free space there") from error
         raise

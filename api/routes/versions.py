@@ -8,11 +8,12 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import StreamingResponse
 
 from api import parquet
-from api.deps import Here, Owner
+from api.deps import Here, Owner, Parts
 from api.errors import problems
 from api.schemas.versions import DifferenceOut, difference_out
 from catalog.datasets import imagefolder, service
 from catalog.datasets.comparing import compare
+from catalog.datasets.versions import VersionImage
 from contracts.failures import FailureCode
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -50,14 +51,11 @@ def compare_versions(
 )
 def download_imagefolder(dataset: str, version: Number, here: Here, owner: Owner) -> StreamingResponse:
     """Images and `metadata.jsonl`, as Hugging Face datasets reads them; made while it is sent."""
-    with here.database.reading() as session:
-        name = service.read(session, owner, dataset).name
-        found = service.read_version(session, owner, dataset, _number(version))
-        contents = service.version_contents(session, owner, found.id)
+    stem, contents = _named_contents(dataset, version, here, owner)
     return StreamingResponse(
         imagefolder.pieces(contents, here.blobs),
         media_type=ZIP,
-        headers={"content-disposition": f'attachment; filename="{name}-v{found.number}.zip"'},
+        headers={"content-disposition": f'attachment; filename="{stem}.zip"'},
     )
 
 
@@ -69,15 +67,20 @@ def download_imagefolder(dataset: str, version: Number, here: Here, owner: Owner
 )
 def download_parquet(dataset: str, version: Number, here: Here, owner: Owner) -> StreamingResponse:
     """What runs are trained on, as `datasets.load_dataset("parquet")` opens it; made while it is sent."""
-    with here.database.reading() as session:
-        name = service.read(session, owner, dataset).name
-        found = service.read_version(session, owner, dataset, _number(version))
-        contents = service.version_contents(session, owner, found.id)
+    stem, contents = _named_contents(dataset, version, here, owner)
     return StreamingResponse(
         parquet.pieces(contents, here.settings.storage),
         media_type=PARQUET,
-        headers={"content-disposition": f'attachment; filename="{name}-v{found.number}.parquet"'},
+        headers={"content-disposition": f'attachment; filename="{stem}.parquet"'},
     )
+
+
+def _named_contents(dataset: str, version: int | str, here: Parts, owner: str) -> tuple[str, list[VersionImage]]:
+    """What a download is called, without extension, and what goes into it."""
+    with here.database.reading() as session:
+        name = service.read(session, owner, dataset).name
+        found = service.read_version(session, owner, dataset, _number(version))
+        return f"{name}-v{found.number}", service.version_contents(session, owner, found.id)
 
 
 def _number(version: int | str) -> int | None:
