@@ -15,10 +15,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.loopback import is_loopback_host_header, is_loopback_name, is_same_origin
+from api.loopback import is_loopback_host_header, is_same_origin
 from api.tus import BODY_TYPE, SAID_ALWAYS, is_upload_path
 from catalog.db import LOCAL_OWNER
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.loopback import is_loopback_name
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})

@@ -107,15 +107,8 @@ def _prepare(parts: Parts) -> None:
         ) from None
     remove_leftovers(parts.settings.uploads)
     parts.database.upgrade()
-    if parts.settings.loopback_only:
-        return
     with parts.database.reading() as session:
-        if not keys.any_usable(session):
-            raise PatinaError(
-                FailureCode.UNAUTHENTICATED,
-                f"The server would be open to the network on {parts.settings.host}, and there is no API key.",
-                "Make one with `patina keys create`, or bind to 127.0.0.1.",
-            )
+        keys.require_one_beyond_loopback(session, parts.settings.host)
 
 
 def _ring(broker: BrokerSettings, queue: str) -> None:

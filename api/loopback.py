@@ -5,24 +5,12 @@ Knows nothing about ASGI, keys or routes.
 
 from __future__ import annotations
 
-import ipaddress
 import re
+
+from contracts.loopback import is_loopback_name
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?", re.IGNORECASE)
-
-
-def is_loopback_name(name: str) -> bool:
-    """Whether a host name or address without port is this machine's loopback: localhost, 127.0.0.0/8 or ::1."""
-    name = name.strip("[]").lower()
-    if name == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def is_loopback_host_header(value: str) -> bool:

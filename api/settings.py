@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from api.loopback import is_loopback_name
 from api.uploads import UploadLimits
 from catalog.uploads.limits import DatasetLimits
+from contracts.loopback import is_loopback_name
 
 MIB = 1 << 20
 

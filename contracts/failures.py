@@ -94,7 +94,7 @@ FAILURES: dict[FailureCode, FailureText] = {
     ),
     FailureCode.UNAUTHENTICATED: FailureText(
         message="The API key is missing or not known.",
-        hint="Send Authorization: Bearer KEY; make one on the server with `patina keys create`.",
+        hint="Send Authorization: Bearer KEY; make one on the server with `patina keys create NAME`.",
     ),
     FailureCode.UNSUPPORTED_MEDIA_TYPE: FailureText(
         message="The body's content type is not accepted here.", hint="Send application/json (or multipart for files)."

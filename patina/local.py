@@ -40,10 +40,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def prepare(settings: Settings) -> dict[str, Any]:
-    """Bring the database to the newest schema; whether the demo base is still to be added."""
+    """Bring the database to the newest schema; whether the demo base is still to be added.
+
+    Raises:
+        PatinaError: UNAUTHENTICATED, the server would listen beyond loopback and no API key works.
+    """
     database = _database(settings)
     present = (REPOSITORY / "bases" / DEMO_BASE / "model_index.json").is_file()
     with database.reading() as session:
+        keys.require_one_beyond_loopback(session, settings.host)
         known = any(base.name == DEMO_BASE and base.identity for base in bases.list_bases(session, SHARED_OWNER).items)
     return {"demo_base_missing": present and not known}
 

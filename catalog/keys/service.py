@@ -18,6 +18,7 @@ from catalog.db import SHARED_OWNER
 from catalog.keys import repository
 from catalog.keys.models import ApiKey
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.loopback import is_loopback_name
 
 PREFIX = "patina"
 OWNER = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
@@ -73,9 +74,21 @@ def list_keys(session: Session, owner: str) -> Sequence[ApiKey]:
     return repository.of_owner(session, owner)
 
 
-def any_usable(session: Session) -> bool:
-    """Whether any key of the instance works: without one a server open to the network could answer nobody."""
-    return repository.any_usable(session)
+def require_one_beyond_loopback(session: Session, host: str) -> None:
+    """Refuse to listen where others reach the server while no key works: it could answer nobody.
+
+    Args:
+        host: name or address to listen on; on loopback no key is needed.
+
+    Raises:
+        PatinaError: UNAUTHENTICATED.
+    """
+    if not is_loopback_name(host) and not repository.any_usable(session):
+        raise PatinaError(
+            FailureCode.UNAUTHENTICATED,
+            f"The server would be open to the network on {host}, and there is no API key.",
+            "Make one with `patina keys create NAME`, or bind to 127.0.0.1.",
+        )
 
 
 def revoke(session: Session, owner: str, short_id: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.loopback import is_loopback_host_header, is_loopback_name, is_same_origin
+from api.loopback import is_loopback_host_header, is_same_origin
 
 
 class TestHostHeader:
@@ -36,13 +36,6 @@ class TestHostHeader:
     )
     def test_everything_else_is_foreign(self, value: str) -> None:
         assert not is_loopback_host_header(value)
-
-
-class TestName:
-    def test_an_address_of_another_machine_is_not_loopback(self) -> None:
-        assert is_loopback_name("::1")
-        assert not is_loopback_name("192.168.0.4")
-        assert not is_loopback_name("0.0.0.0")
 
 
 class TestSameOrigin:

@@ -68,6 +68,12 @@ class TestUp:
         assert machine.end(signal.SIGTERM) == 0
         assert machine.processes() == []
 
+    def test_listening_beyond_loopback_without_a_key_is_refused_before_anything_starts(self, machine: Machine) -> None:
+        code, problem = machine.run("up", "--host", "0.0.0.0")
+        assert (code, problem["code"]) == (1, "unauthenticated")
+        assert "patina keys create NAME" in problem["hint"]
+        assert machine.processes() == []
+
 
 class TestTerminal:
     def test_one_that_is_gone_does_not_keep_the_processes_from_being_ended(
