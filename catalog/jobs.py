@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Index, exists, select, update
+from sqlalchemy import ColumnElement, Index, exists, or_, select, true, update
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from catalog.db import Base, Row, db_now, ring
@@ -35,6 +35,7 @@ class Kind(StrEnum):
     """What is to be done."""
 
     INGEST = "ingest"
+    FETCH = "fetch"
     TRAIN = "train"
     GENERATE = "generate"
     BASE_ADD = "base_add"
@@ -74,6 +75,8 @@ class Job(Base):
     lease_until: Mapped[float | None]
     cancel_requested_at: Mapped[float | None]
     rung_at: Mapped[float] = mapped_column(default=db_now())
+    not_before: Mapped[float | None]
+    """No worker may claim it earlier."""
     created_at: Mapped[float] = mapped_column(default=db_now())
     finished_at: Mapped[float | None]
 
@@ -113,12 +116,20 @@ class LeaseLost(Exception):
     """The job is no longer this worker's: write nothing more, and stop the work."""
 
 
-def enqueue(session: Session, owner: str, queue: str, kind: str, subject_id: str, priority: int = 0) -> Job:
-    """Add a job and ring its queue after the commit; higher priorities go first, then older jobs."""
+def enqueue(
+    session: Session, owner: str, queue: str, kind: str, subject_id: str, priority: int = 0, pause_s: float = 0
+) -> Job:
+    """Add a job and ring its queue after the commit; higher priorities go first, then older jobs.
+
+    For ``pause_s`` nobody may claim it, and nobody is rung for.
+    """
     job = Job(owner=owner, queue=queue, kind=kind, subject_id=subject_id, priority=priority)
+    if pause_s > 0:
+        job.not_before = _in(pause_s)
+    else:
+        ring(session, queue)
     session.add(job)
     session.flush()
-    ring(session, queue)
     return job
 
 
@@ -133,6 +144,14 @@ def enqueue_once(session: Session, owner: str, queue: str, kind: str, subject_id
     ring(session, queue)
 
 
+def hasten(session: Session, owner: str, kind: str, subject_id: str) -> None:
+    """Let the subject's waiting job be claimed at once, whatever it waits for."""
+    waiting = update(Job).where(
+        Job.owner == owner, Job.kind == kind, Job.subject_id == subject_id, Job.state == JobState.QUEUED
+    )
+    returned(session, waiting.values(not_before=None).returning(Job.id))
+
+
 def claim(
     session: Session,
     queue: str,
@@ -140,14 +159,18 @@ def claim(
     lease_s: float,
     limit: int = 1,
     host_slots: HostSlots | None = None,
+    kind: str | None = None,
 ) -> list[Claim]:
-    """Take up to ``limit`` waiting jobs, best first; with ``host_slots`` each gets a device or is left waiting."""
+    """Take up to ``limit`` waiting jobs, best first, of one kind or any.
+
+    With ``host_slots`` each gets a device or is left waiting.
+    """
     if host_slots is None:
-        return _claim(session, queue, worker_id, lease_s, limit)
+        return _claim(session, queue, worker_id, lease_s, limit, kind)
     taken: list[Claim] = []
     while len(taken) < limit:
         savepoint = session.begin_nested()
-        found = _claim(session, queue, worker_id, lease_s, 1)
+        found = _claim(session, queue, worker_id, lease_s, 1, kind)
         slot = host_slots.take(session, found[0].owner, found[0].job_id, found[0].fence) if found else None
         if not found or slot is None:
             savepoint.rollback()
@@ -207,11 +230,14 @@ def finish(session: Session, job_id: int, fence: int, state: str = JobState.DONE
     return bool(rows)
 
 
-def release(session: Session, job_id: int, fence: int, *, failed: bool) -> JobState | None:
+def release(
+    session: Session, job_id: int, fence: int, *, failed: bool, pauses_s: Sequence[float] = ()
+) -> JobState | None:
     """Give a held job back: to be queued again, or ended when it was cancelled or failed too often.
 
     Args:
         failed: whether the work failed (counts towards giving up) or was only interrupted.
+        pauses_s: how long nobody claims it after its first failure, its second, and so on.
 
     Returns:
         The state it is in now, or None when the lease was lost and nothing changed.
@@ -223,11 +249,13 @@ def release(session: Session, job_id: int, fence: int, *, failed: bool) -> JobSt
     job.failures += int(failed)
     job.preemptions += int(not failed)
     job.lease_until, job.state = None, _after_interruption(job)
-    if job.state == JobState.QUEUED:
+    if job.state != JobState.QUEUED:
+        job.finished_at = db_now()
+    elif failed and pauses_s:
+        job.not_before = _in(pauses_s[min(job.failures, len(pauses_s)) - 1])
+    else:
         job.rung_at = db_now()
         ring(session, job.queue)
-    else:
-        job.finished_at = db_now()
     for queue in ALSO_RUNG.get(job.queue, ()):
         ring(session, queue)
     session.flush()
@@ -261,7 +289,7 @@ def returned(session: Session, statement: Any) -> list[Any]:
     return list(session.execute(statement, execution_options={"synchronize_session": False}).all())
 
 
-def _claim(session: Session, queue: str, worker_id: str, lease_s: float, limit: int) -> list[Claim]:
+def _claim(session: Session, queue: str, worker_id: str, lease_s: float, limit: int, kind: str | None) -> list[Claim]:
     other = aliased(Job)
     busy = exists().where(
         other.kind == Job.kind, other.subject_id == Job.subject_id, other.state == JobState.LEASED, other.id != Job.id
@@ -269,6 +297,8 @@ def _claim(session: Session, queue: str, worker_id: str, lease_s: float, limit: 
     best = (
         select(Job.id)
         .where(Job.queue == queue, Job.state == JobState.QUEUED, ~busy)
+        .where(or_(Job.not_before.is_(None), Job.not_before <= db_now()))
+        .where(Job.kind == kind if kind is not None else true())
         .order_by(Job.priority.desc(), Job.id)
         .limit(limit)
         .with_for_update(skip_locked=True, of=Job)
@@ -292,6 +322,10 @@ def _claim(session: Session, queue: str, worker_id: str, lease_s: float, limit: 
 
 def _held(job_id: int, fence: int) -> tuple[ColumnElement[bool], ...]:
     return Job.id == job_id, Job.fence == fence, Job.state == JobState.LEASED
+
+
+def _in(seconds: float) -> ColumnElement[float]:
+    return db_now() + seconds
 
 
 def _after_interruption(job: Job) -> JobState:

@@ -68,6 +68,20 @@ class DatasetFile(Base):
     offered_at: Mapped[float] = mapped_column(default=db_now())
 
 
+class DatasetFetch(Base):
+    """A ledger row whose file is still to be fetched from the address that is its name; gone once that is settled."""
+
+    __tablename__ = "dataset_fetches"
+    __table_args__ = (Index("ix_dataset_fetches_due", "dataset_id", "not_before"),)
+
+    file_id: Mapped[int] = mapped_column(
+        Row, ForeignKey("dataset_files.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[float] = mapped_column(default=db_now())
+
+
 class DatasetImage(Base):
     """One image of a dataset, by its identity, with the caption its files gave it and what people changed."""
 

@@ -10,14 +10,14 @@ import pytest
 from sqlalchemy import select
 
 from catalog import jobs
-from catalog.db import Database
+from catalog.db import Database, db_now
 from catalog.jobs import Claim, Heartbeat, Job, JobState, Kind, LeaseLost, Queue
 from catalog.sweep import sweep
 
 CLAIMER = """
 import sys
 from catalog import jobs
-from catalog.db import Database
+from catalog.db import Database, db_now
 
 database = Database(sys.argv[1])
 database.engine.connect().close()
@@ -98,6 +98,27 @@ class TestClaim:
         _enqueue(database, "run_1")
         assert len(_claim(database)) == 1
         assert _claim(database) == []
+
+    def test_of_one_kind_leaves_the_others_of_its_queue(self, database: Database) -> None:
+        with database.session() as session:
+            jobs.enqueue(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_1")
+            jobs.enqueue(session, "ada", Queue.LIGHT, Kind.FETCH, "ds_1")
+            (claim,) = jobs.claim(session, Queue.LIGHT, "worker-1", 60, kind=Kind.FETCH)
+            assert claim.kind == Kind.FETCH
+            assert jobs.claim(session, Queue.LIGHT, "worker-1", 60, kind=Kind.FETCH) == []
+            (claim,) = jobs.claim(session, Queue.LIGHT, "worker-1", 60, kind=Kind.INGEST)
+            assert claim.kind == Kind.INGEST
+
+    def test_leaves_what_pauses_until_somebody_hastens_it(self, database: Database, rung: list[str]) -> None:
+        with database.session() as session:
+            jobs.enqueue(session, "ada", Queue.LIGHT, Kind.FETCH, "ds_1", pause_s=60)
+        assert rung == []
+        with database.session() as session:
+            assert jobs.claim(session, Queue.LIGHT, "worker-1", 60) == []
+            jobs.hasten(session, "eve", Kind.FETCH, "ds_1")
+            assert jobs.claim(session, Queue.LIGHT, "worker-1", 60) == []
+            jobs.hasten(session, "ada", Kind.FETCH, "ds_1")
+            assert len(jobs.claim(session, Queue.LIGHT, "worker-1", 60)) == 1
 
     def test_leaves_a_subject_alone_that_somebody_works_on(self, database: Database) -> None:
         first = _enqueue(database, "ds_1", kind=Kind.INGEST)
@@ -248,6 +269,18 @@ class TestRelease:
                 states.append(jobs.release(session, claim.job_id, claim.fence, failed=True))
         assert states == [JobState.QUEUED, JobState.QUEUED, JobState.FAILED]
         assert _claim(database) == []
+
+    def test_pauses_longer_after_every_failure_and_not_after_an_interruption(self, database: Database) -> None:
+        pauses = []
+        with database.session() as session:
+            jobs.enqueue(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_1")
+            for failed in (False, True, True):
+                (claim,) = jobs.claim(session, Queue.LIGHT, "worker-1", 60)
+                jobs.release(session, claim.job_id, claim.fence, failed=failed, pauses_s=(60, 600))
+                pauses.append(session.scalar(select(Job.not_before - db_now())))
+                jobs.hasten(session, "ada", Kind.INGEST, "ds_1")
+        assert pauses[0] is None
+        assert 0 < pauses[1] <= 60 < pauses[2] <= 600
 
     def test_of_what_was_cancelled_ends_it(self, database: Database) -> None:
         _enqueue(database, "run_1")
