@@ -76,6 +76,8 @@ class Member:
     name: str
     data: bytes | None
     refused: str | None = None
+    of: int = 1
+    """How many files the archive has."""
 
 
 class NotAnArchive(Exception):
@@ -116,13 +118,13 @@ def members(
                 refused = "it lies upon another file of the archive"
             refused = refused or unwanted(name) or budget.refusal()
             if refused is not None:
-                yield Member(name, None, refused)
+                yield Member(name, None, refused, len(listed))
                 continue
             data, refused, used = _read(opened, info, min(limits.entry_bytes, budget.left_bytes), limits.ratio)
             budget.take(used)
             if data is None and budget.left_bytes <= 0:  # it was the whole that left it no room
                 refused = budget.refusal()
-            yield Member(name, data, refused)
+            yield Member(name, data, refused, len(listed))
 
 
 def name_of(info: zipfile.ZipInfo) -> str:

@@ -11,25 +11,27 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 from sqlalchemy.orm import Session
 
-from catalog import jobs
 from catalog.blobs import image_key, make_key
 from catalog.datasets import ingest
 from catalog.datasets.captions import stem, tidy_name
 from catalog.datasets.ingest import DecodedImage, Member
 from catalog.datasets.models import DatasetFile
-from catalog.datasets.room import Room, count_room
+from catalog.datasets.progress import CancelRequested
+from catalog.datasets.room import count_room
+from contracts.ingest import IngestPhase
 from contracts.layouts import MASK_SUFFIX, TABLE_EXTENSION, FileKind, kind_of, why_not
 from worker.archives import NotAnArchive, members
 from worker.captions import MAX_CAPTION_FILE_BYTES, decoded_text
 from worker.decode import MAX_FILE_BYTES, Decoder, Refused
 from worker.lease import Lease
 from worker.metadata import MAX_METADATA_BYTES, Unusable, read_metadata
+from worker.reading import Reading
 from worker.space import NoRoom, refuse_full_disk, waiting_when_full
 from worker.station import Station
 from worker.tables import opened_table, table_lines
@@ -43,35 +45,10 @@ Fate = Callable[[Session], None]
 log = structlog.get_logger(__name__)
 
 
-class Interrupted(Exception):
-    """The worker is draining; the rest is for the next attempt."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One attempt at an ingest job and what it works with."""
-
-    station: Station
-    decoder: Decoder
-    lease: Lease
-    draining: threading.Event
-    room: Room
-
-    def check(self) -> None:
-        """Called before each file and each member of an archive.
-
-        Raises:
-            LeaseLost: another attempt has the job.
-            Interrupted: the worker is draining.
-        """
-        if self.lease.lost.is_set():
-            raise jobs.LeaseLost(f"job {self.lease.claim.job_id}")
-        if self.draining.is_set():
-            raise Interrupted
-
-
 def read_uploads(station: Station, decoder: Decoder, lease: Lease, draining: threading.Event) -> None:
     """Look into every pending file, then give captions to images and end the job.
+
+    Cancelled by its owner it ends the job just the same: what was taken in stays, and nothing more is read.
 
     Raises:
         LeaseLost: another attempt has the job; nothing was written by this one since.
@@ -81,14 +58,27 @@ def read_uploads(station: Station, decoder: Decoder, lease: Lease, draining: thr
     claim = lease.claim
     with station.database.reading() as session:
         room = count_room(session, claim.owner, claim.subject_id, station.settings.max_dataset_images)
-    reading = Reading(station, decoder, lease, draining, room)
+    try:
+        _read_all(Reading(station, decoder, lease, draining, room))
+    except CancelRequested:
+        log.info("ingest.cancelled", job=claim.job_id, dataset=claim.subject_id)
+        with station.database.session() as session:
+            unread = ingest.stop(session, claim)
+        for key in unread:
+            station.blobs.delete(key)
+
+
+def _read_all(reading: Reading) -> None:
+    station, claim = reading.station, reading.lease.claim
     while True:
         reading.check()
         with station.database.session() as session:
             files = ingest.pending_files(session, claim, BATCH_FILES)
-            if not files:
+        if not files:
+            reading.tell(IngestPhase.SETTLING)
+            with station.database.session() as session:
                 ingest.finish(session, claim)
-                return
+            return
         fates, full = _look_into_all(reading, files)
         with station.database.session() as session:
             for _, write in fates:
@@ -119,7 +109,8 @@ def _look_into_all(
 
 def _look_into(reading: Reading, file: DatasetFile) -> Fate:
     """Read one file and say what is to be written about it."""
-    reading.check()
+    unpacked = file.kind in (FileKind.ARCHIVE, FileKind.TABLE)
+    reading.doing(IngestPhase.UNPACKING if unpacked else IngestPhase.DECODING, file.filename)
     readers: dict[str, Callable[[Reading, DatasetFile, str], Fate]] = {
         FileKind.IMAGE: _image,
         FileKind.MASK: _image,
@@ -185,7 +176,7 @@ def _table(reading: Reading, file: DatasetFile, key: str) -> Fate:
         with _as_file(reading, key) as path, opened_table(path, file.filename, limits) as table:
             note = table.note
             for row in table.rows:
-                reading.check()
+                reading.doing(IngestPhase.UNPACKING, file.filename, len(found))
                 picture = _unpacked(reading, key, len(found), row.name, row.picture, row.reason)
                 said = replace(picture, kind=FileKind.IMAGE)
                 if row.picture is not None:
@@ -196,7 +187,7 @@ def _table(reading: Reading, file: DatasetFile, key: str) -> Fate:
                     found.append(replace(_unpacked(reading, key, len(found), name, row.mask), kind=FileKind.MASK))
     except Unusable as error:
         return _rejected(reading, file, str(error))
-    except (NoRoom, OSError):
+    except (NoRoom, OSError, CancelRequested):
         _drop(reading, found)
         raise
     if not found:
@@ -210,12 +201,12 @@ def _archive(reading: Reading, file: DatasetFile, key: str) -> Fate:
     try:
         with reading.station.blobs.open(key) as stream:
             for member in members(stream, reading.station.settings.archive_limits, _unwanted):
-                reading.check()
+                reading.doing(IngestPhase.UNPACKING, file.filename, len(found), member.of)
                 name = tidy_name(member.name) or "unnamed"
                 found.append(_unpacked(reading, key, len(found), name, member.data, member.refused))
     except NotAnArchive as error:
         return _rejected(reading, file, str(error))
-    except (NoRoom, OSError):
+    except (NoRoom, OSError, CancelRequested):
         _drop(reading, found)
         raise
     if not found:

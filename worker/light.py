@@ -5,12 +5,13 @@ from __future__ import annotations
 import structlog
 
 from catalog import jobs
-from catalog.datasets import service as datasets
-from catalog.jobs import JobState, Queue
+from catalog.datasets import ingests
+from catalog.jobs import Queue
 from worker.decode import Decoder
 from worker.doorbell import Duty, Shift, doorbell, new_reference
-from worker.ingest import Interrupted, read_uploads
+from worker.ingest import read_uploads
 from worker.lease import Lease
+from worker.reading import Interrupted
 from worker.space import NoRoom
 from worker.station import Station, open_station
 from worker.sweep import collect, sweep
@@ -70,8 +71,10 @@ def work(station: Station, decoder: Decoder, shift: Shift) -> bool:
 
 def _give_back(station: Station, claim: jobs.Claim, *, failed: bool) -> None:
     with station.database.session() as session:
-        if jobs.release(session, claim.job_id, claim.fence, failed=failed) == JobState.FAILED:
-            datasets.mark_ingest_lost(session, claim.owner, claim.subject_id)
+        state = jobs.release(session, claim.job_id, claim.fence, failed=failed)
+        unread = ingests.after_job(session, claim.owner, claim.subject_id, state)
+    for key in unread:
+        station.blobs.delete(key)
 
 
 _work = LightWork()

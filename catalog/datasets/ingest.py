@@ -7,6 +7,8 @@ it, members of an archive are rows once, and an image is there once. One pass is
     while files := pending_files(...): read each, then record_image | record_mask | record_caption |
         record_metadata | record_members (archives and tables) | reject
     finish(...)
+
+A pass its owner cancels ends with ``stop(...)`` instead.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from catalog import jobs
-from catalog.datasets import captions, repository
+from catalog.datasets import captions, progress, repository
 from catalog.datasets.models import DatasetFile, DatasetImage
 from catalog.datasets.room import Room
 from catalog.datasets.settling import settle
 from catalog.datasets.wording import take_concept, take_text, words
 from contracts.dataset import Fate, Split
+from contracts.ingest import IngestStatus
 from contracts.layouts import FileKind, kind_of, masked_stem
 
 
@@ -74,13 +77,16 @@ class MetadataLine:
 
 
 def pending_files(session: Session, claim: jobs.Claim, limit: int = 64) -> Sequence[DatasetFile]:
-    """Files still to be read, oldest first; empty when there is none left.
+    """Files to be read next, oldest first; empty when there is none left.
 
     Raises:
         LeaseLost: another attempt has the job.
+        CancelRequested: none is to be read: end with ``stop``.
     """
-    jobs.hold(session, claim)
-    return repository.pending(session, claim.owner, claim.subject_id, limit)
+    progress.hold(session, claim)
+    files = repository.pending(session, claim.owner, claim.subject_id, limit)
+    progress.take(session, claim, files)
+    return files
 
 
 def wait(session: Session, claim: jobs.Claim, file_id: int, reason: str) -> None:
@@ -232,10 +238,28 @@ def finish(session: Session, claim: jobs.Claim) -> None:
 
     Raises:
         LeaseLost: another attempt has the job.
+        CancelRequested: end with ``stop``.
     """
-    jobs.hold(session, claim)
+    progress.hold(session, claim)
     settle(session, claim.owner, claim.subject_id)
     jobs.finish(session, claim.job_id, claim.fence)
+    if not jobs.unfinished(session, claim.owner, claim.kind, [claim.subject_id]):
+        progress.end(session, claim.owner, claim.subject_id, IngestStatus.DONE)
+
+
+def stop(session: Session, claim: jobs.Claim) -> list[str]:
+    """Give every image and caption its fate after a cancel, which has rejected what was unread; ends the job.
+
+    Returns:
+        Keys of the blobs of files that were not read, to be removed once this is committed.
+
+    Raises:
+        LeaseLost: another attempt has the job.
+    """
+    jobs.hold(session, claim)
+    unread = progress.conclude(session, claim.owner, claim.subject_id, IngestStatus.CANCELLED)
+    jobs.finish(session, claim.job_id, claim.fence, jobs.JobState.CANCELLED)
+    return unread
 
 
 def _open_row(session: Session, claim: jobs.Claim, file_id: int) -> DatasetFile | None:
@@ -255,6 +279,7 @@ def _child(parent: DatasetFile, index: int, name: str, size: int) -> DatasetFile
         child_index=index,
         filename=name,
         bytes=size,
+        ingest=parent.ingest,
     )
 
 

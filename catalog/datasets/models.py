@@ -34,6 +34,7 @@ class DatasetFile(Base):
         UniqueConstraint("parent_id", "child_index"),
         Index("ix_dataset_files_dataset", "dataset_id", "id"),
         Index("ix_dataset_files_fate", "dataset_id", "fate", "kind"),
+        Index("ix_dataset_files_ingest", "dataset_id", "ingest", "fate", "bytes"),
     )
 
     id: Mapped[int] = mapped_column(Row, primary_key=True)
@@ -65,7 +66,30 @@ class DatasetFile(Base):
     """Of a caption row: the split its metadata puts the image in."""
     note: Mapped[str | None]
     """What was done to an image or taken from a metadata file, for whoever offered it."""
+    ingest: Mapped[int | None]
+    """Number of the reading (``DatasetIngest``) that took it, or took it last; None while it waits."""
     offered_at: Mapped[float] = mapped_column(default=db_now())
+
+
+class DatasetIngest(Base):
+    """How far the newest reading of a dataset's files is; how many met which fate is counted in the ledger."""
+
+    __tablename__ = "dataset_ingests"
+
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(default=1)
+    """Counts the readings of the dataset."""
+    seq: Mapped[int] = mapped_column(default=0)
+    """Goes up with whatever the worker does, and never down: the id of what is told next."""
+    phase: Mapped[str | None]
+    file: Mapped[str | None]
+    """The file that is being looked into."""
+    file_done: Mapped[int | None]
+    """How many files inside it have been taken out, and of how many."""
+    file_total: Mapped[int | None]
+    outcome: Mapped[str | None]
+    began_at: Mapped[float] = mapped_column(default=db_now())
+    ended_at: Mapped[float | None]
 
 
 class DatasetFetch(Base):

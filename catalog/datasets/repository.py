@@ -117,12 +117,18 @@ def files_of_kind(session: Session, owner: str, dataset_id: str, kind: str) -> S
     return session.scalars(query.order_by(DatasetFile.id)).all()
 
 
-def reject_pending(session: Session, owner: str, dataset_id: str, reason: str) -> None:
-    """Give up on every file nobody could look into."""
-    mine = update(DatasetFile).where(
-        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.fate == Fate.PENDING
+def forget_blobs(session: Session, owner: str, dataset_id: str, reason: str) -> list[str]:
+    """Of files rejected for this reason, the keys of the blobs they came as; the rows no longer name them."""
+    mine = (
+        DatasetFile.owner == owner,
+        DatasetFile.dataset_id == dataset_id,
+        DatasetFile.fate == Fate.REJECTED,
+        DatasetFile.reason == reason,
+        DatasetFile.blob_key.is_not(None),
     )
-    session.execute(mine.values(fate=Fate.REJECTED, reason=reason))
+    keys = [key for key in session.scalars(select(DatasetFile.blob_key).where(*mine)) if key]
+    session.execute(update(DatasetFile).where(*mine).values(blob_key=None))
+    return keys
 
 
 def image(session: Session, owner: str, dataset_id: str, identity: str) -> DatasetImage | None:

@@ -19,7 +19,6 @@ from catalog.datasets.captions import tidy_name
 from catalog.datasets.doubts import find_doubts, in_words
 from catalog.datasets.models import Dataset, DatasetFile, DatasetVersion
 from catalog.datasets.repository import Counts
-from catalog.datasets.settling import settle
 from catalog.datasets.versions import VersionImage, assemble, current_image, frozen_image
 from catalog.db import add_unique, new_id
 from catalog.paging import DEFAULT_LIMIT, Page, page
@@ -142,13 +141,6 @@ def ledger(
         PatinaError: NOT_FOUND.
     """
     return repository.files(session, owner, find_dataset(session, owner, dataset_id).id, after_id, limit)
-
-
-def mark_ingest_lost(session: Session, owner: str, dataset_id: str) -> None:
-    """The ingest job was given up: what was still unread is rejected, with what to do; for the sweep."""
-    reason = "reading it failed several times; upload it again, alone, to find out which file does it"
-    repository.reject_pending(session, owner, dataset_id, reason)
-    settle(session, owner, dataset_id)
 
 
 def freeze(

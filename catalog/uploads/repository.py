@@ -8,6 +8,7 @@ from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from catalog.datasets.models import DatasetFile
+from catalog.datasets.progress import CANCELLED
 from catalog.datasets.room import TOO_MANY
 from catalog.db import db_now
 from catalog.jobs import returned
@@ -115,8 +116,10 @@ def received(session: Session, owner: str, dataset_id: str, sha256s: Sequence[st
     """Name and content of what a dataset has of these; a file that could not be used may be offered again."""
     read_once = or_(DatasetFile.image.is_not(None), DatasetFile.caption.is_not(None))
     inside = aliased(DatasetFile)
-    # What holds an image there was no room for may be sent again when there is more.
-    too_many = exists().where(inside.parent_id == DatasetFile.id, inside.reason.startswith(TOO_MANY))
+    # What holds an image there was no room for, or a file nobody looked into after a cancel, may be sent again.
+    left_out = exists().where(
+        inside.parent_id == DatasetFile.id, or_(inside.reason.startswith(TOO_MANY), inside.reason == CANCELLED)
+    )
     query = (
         select(ReceivedFile.filename, ReceivedFile.sha256)
         .join(DatasetFile, and_(DatasetFile.id == ReceivedFile.file_id, DatasetFile.owner == ReceivedFile.owner))
@@ -124,7 +127,7 @@ def received(session: Session, owner: str, dataset_id: str, sha256s: Sequence[st
             ReceivedFile.owner == owner,
             ReceivedFile.dataset_id == dataset_id,
             ReceivedFile.sha256.in_(sha256s),
-            ~too_many,
+            ~left_out,
             # A caption that has no image yet is rejected until the image comes: it is not to be sent again.
             or_(DatasetFile.fate != Fate.REJECTED, read_once),
         )

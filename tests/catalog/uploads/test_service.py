@@ -13,9 +13,10 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from catalog.blobs import BlobStore
+from catalog.datasets import ingests
 from catalog.datasets import service as datasets
 from catalog.db import Database
-from catalog.jobs import Job
+from catalog.jobs import Job, JobState
 from catalog.uploads import service
 from catalog.uploads.models import Upload, UploadPiece
 from contracts.failures import FailureCode, PatinaError
@@ -222,7 +223,7 @@ class TestKnown:
         upload = begun(database, dataset)
         service.complete(database, blobs, OWNER, upload, [service.store_piece(blobs, OWNER, 0, b"abcdef")], KEEP_S)
         with database.session() as session:
-            datasets.mark_ingest_lost(session, OWNER, dataset)
+            ingests.after_job(session, OWNER, dataset, JobState.FAILED)
             asked = [("a.png", hashlib.sha256(b"abcdef").hexdigest())]
             assert service.known(session, OWNER, dataset, asked) == [False]
 
@@ -234,7 +235,7 @@ class TestOffer:
         keys = [f"uploads/{OWNER}/{turn}" for turn in "ab"]
         with database.session() as session:
             service.offer(session, OWNER, dataset, "a.png", keys[0], 6, "1" * 64)
-            datasets.mark_ingest_lost(session, OWNER, dataset)
+            ingests.after_job(session, OWNER, dataset, JobState.FAILED)
             service.offer(session, OWNER, dataset, "a.png", keys[1], 6, "1" * 64)
             service.offer(session, OWNER, dataset, "a.png", "uploads/ada/c", 6, "2" * 64)
         told = [(row.fate, row.reason, row.blob_key) for row in ledger(database, dataset)]

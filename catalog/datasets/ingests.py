@@ -1,0 +1,192 @@
+"""The reading of a dataset's files as its owner sees it: how far it is, and the end of it on request.
+
+What the worker says of it is catalog/datasets/progress.py. Knows nothing about HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy.orm import Session
+
+from catalog.datasets import progress
+from catalog.datasets.models import DatasetFile, DatasetIngest
+from catalog.datasets.service import find_dataset
+from catalog.db import db_now
+from catalog.jobs import Job, JobState, Kind
+from contracts.dataset import Fate
+from contracts.failures import FailureCode, PatinaError
+from contracts.ingest import IngestPhase, IngestStatus
+
+LOST = "reading it failed several times; upload it again, alone, to find out which file does it"
+
+
+@dataclass(frozen=True)
+class IngestView:
+    """One reading of a dataset's files; found = done + what is still to be read, done = used + duplicate + rejected."""
+
+    dataset_id: str
+    number: int
+    seq: int
+    status: IngestStatus
+    phase: IngestPhase | None
+    file: str | None
+    file_done: int | None
+    file_total: int | None
+    found: int
+    fates: dict[Fate, int]
+    found_bytes: int
+    done_bytes: int
+    waits_for: str | None
+    began_at: float | None
+    ended_at: float | None
+
+    @property
+    def done(self) -> int:
+        """Files that have met their fate."""
+        return self.found - self.fates[Fate.PENDING]
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """What is left after a cancel: keys of blobs to remove once it is committed; none while a worker has to stop."""
+
+    ingest: IngestView
+    blob_keys: Sequence[str]
+
+
+def read(session: Session, owner: str, id_or_name: str) -> IngestView:
+    """The newest reading of a dataset.
+
+    Raises:
+        PatinaError: NOT_FOUND.
+    """
+    dataset_id = find_dataset(session, owner, id_or_name).id
+    row = progress.find(session, owner, dataset_id)
+    unfinished = session.execute(_unfinished(owner, dataset_id, Job.state, Job.cancel_requested_at)).all()
+    waiting, _ = _untaken(session, owner, dataset_id, None)
+    is_next = bool(unfinished and waiting) and (row is None or row.ended_at is not None)
+    return _view(session, owner, dataset_id, row, _status(row, unfinished), is_next=is_next)
+
+
+def cancel(session: Session, owner: str, id_or_name: str) -> Cancellation:
+    """Read no more of what was offered so far: what was read stays, the rest is rejected at once. Twice is once.
+
+    A worker that is reading stops before the next file and brings together what was read; without one that is done
+    here.
+
+    Raises:
+        PatinaError: NOT_FOUND; CONFLICT: nothing is being read.
+    """
+    dataset = find_dataset(session, owner, id_or_name)
+    # The jobs first, as workers do: nobody claims or ends one of them meanwhile.
+    held = session.scalars(_unfinished(owner, dataset.id, Job).with_for_update()).all()
+    if not held:
+        seen = read(session, owner, dataset.id)
+        if seen.status is IngestStatus.CANCELLED:
+            return Cancellation(seen, ())
+        hint = "Its ledger says what became of everything offered."
+        raise PatinaError(FailureCode.CONFLICT, f"Nothing of '{dataset.name}' is being read.", hint)
+    for job in held:
+        job.cancel_requested_at = db_now()
+        if job.state == JobState.QUEUED:
+            job.state, job.finished_at = JobState.CANCELLED, db_now()
+    session.flush()
+    progress.give_up(session, owner, dataset.id, progress.CANCELLED)
+    keys: Sequence[str] = ()
+    if not any(job.state == JobState.LEASED for job in held):
+        keys = progress.conclude(session, owner, dataset.id, IngestStatus.CANCELLED)
+    return Cancellation(read(session, owner, dataset.id), keys)
+
+
+def after_job(session: Session, owner: str, dataset_id: str, state: JobState | None) -> list[str]:
+    """A job was taken from its worker, or given back by it: queued again, failed or cancelled; the reading follows.
+
+    Returns:
+        Keys of blobs to remove once this is committed.
+    """
+    if state == JobState.FAILED:
+        progress.give_up(session, owner, dataset_id, LOST)
+        return progress.conclude(session, owner, dataset_id, IngestStatus.FAILED)
+    if state == JobState.CANCELLED:
+        return progress.conclude(session, owner, dataset_id, IngestStatus.CANCELLED)
+    return []
+
+
+def _unfinished(owner: str, dataset_id: str, *columns: Any) -> Select[Any]:
+    return select(*columns).where(
+        Job.owner == owner,
+        Job.kind == Kind.INGEST,
+        Job.subject_id == dataset_id,
+        Job.state.in_([JobState.QUEUED, JobState.LEASED]),
+    )
+
+
+def _status(row: DatasetIngest | None, unfinished: Sequence[Any]) -> IngestStatus:
+    wanted_gone = [cancel_requested_at for state, cancel_requested_at in unfinished if state == JobState.LEASED]
+    if wanted_gone:
+        return IngestStatus.READING if None in wanted_gone else IngestStatus.CANCELLING
+    if unfinished:
+        return IngestStatus.QUEUED
+    return IngestStatus.IDLE if row is None else IngestStatus(row.outcome or IngestStatus.DONE)
+
+
+def _view(
+    session: Session, owner: str, dataset_id: str, row: DatasetIngest | None, status: IngestStatus, *, is_next: bool
+) -> IngestView:
+    """What the reading took and what nobody has taken yet; of the one after it only that."""
+    current = None if is_next else row
+    counted = _taken(session, owner, dataset_id, current.number) if current else {}
+    waiting, waiting_bytes = _untaken(session, owner, dataset_id, current.number if current else None)
+    fates = {fate: counted.get(fate, (0, 0))[0] for fate in Fate}
+    fates[Fate.PENDING] += waiting
+    left_bytes = waiting_bytes + counted.get(Fate.PENDING, (0, 0))[1]
+    found_bytes = waiting_bytes + sum(size for _, size in counted.values())
+    return IngestView(
+        dataset_id=dataset_id,
+        number=(row.number if row else 0) + is_next,
+        seq=row.seq if row else 0,
+        status=status,
+        phase=IngestPhase(current.phase) if current and current.phase else None,
+        file=current.file if current else None,
+        file_done=current.file_done if current else None,
+        file_total=current.file_total if current else None,
+        found=sum(fates.values()),
+        fates=fates,
+        found_bytes=found_bytes,
+        done_bytes=found_bytes - left_bytes,
+        waits_for=_waits_for(session, owner, dataset_id),
+        began_at=current.began_at if current else None,
+        ended_at=current.ended_at if current else None,
+    )
+
+
+def _taken(session: Session, owner: str, dataset_id: str, number: int) -> dict[str, tuple[int, int]]:
+    """Files of one reading and their bytes, by fate."""
+    query = select(DatasetFile.fate, func.count(), func.sum(DatasetFile.bytes)).where(
+        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.ingest == number
+    )
+    return {fate: (count, int(size or 0)) for fate, count, size in session.execute(query.group_by(DatasetFile.fate))}
+
+
+def _untaken(session: Session, owner: str, dataset_id: str, number: int | None) -> tuple[int, int]:
+    """Files to be read, and their bytes, that this reading has not taken."""
+    query = select(func.count(), func.sum(DatasetFile.bytes)).where(*_pending(owner, dataset_id))
+    if number is not None:
+        query = query.where(or_(DatasetFile.ingest.is_(None), DatasetFile.ingest != number))
+    count, size = session.execute(query).one()
+    return count, int(size or 0)
+
+
+def _waits_for(session: Session, owner: str, dataset_id: str) -> str | None:
+    """What keeps the first of the files that cannot be read yet."""
+    query = select(DatasetFile).where(*_pending(owner, dataset_id), DatasetFile.reason.is_not(None))
+    row = session.scalars(query.order_by(DatasetFile.id).limit(1)).first()
+    return None if row is None else f"{row.filename}: {row.reason}"
+
+
+def _pending(owner: str, dataset_id: str) -> tuple[ColumnElement[bool], ...]:
+    return DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.fate == Fate.PENDING
