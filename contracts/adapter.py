@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from contracts.base import PredictionType, TargetSet
 from contracts.config import Frozen
+from contracts.mixing import Share
 
 
 class AdapterHeader(Frozen):
@@ -21,6 +22,9 @@ class AdapterHeader(Frozen):
     base_identity: str
     config_digest: str
     dataset_version: str
+    """Digest of the version it was trained on, or over several and their weights (contracts/mixing.py)."""
+    datasets: tuple[Share, ...] = ()
+    """Those several; a file of one version with weight 1 is written without the list."""
     trigger_word: str | None
     rank: int | None
     alpha: float | None
@@ -46,7 +50,7 @@ class AdapterHeader(Frozen):
             "ss_base_model_version": "sdxl_base_v1-0",
             "ss_output_name": self.name,
             "ss_steps": str(self.steps),
-            "patina.header": self.model_dump_json(),
+            "patina.header": self.model_dump_json(exclude=None if self.datasets else {"datasets"}),
         }
         if self.trigger_word:
             metadata["modelspec.trigger_phrase"] = self.trigger_word

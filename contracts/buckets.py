@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from contracts.mixing import Sometimes
 
 SMALL_BASE_PX = 512
 """Bases below this native size use buckets of 8 px steps instead of 64."""
@@ -85,24 +88,31 @@ class Schedule:
         buckets: bucket of each sample; a row with repeats appears that many times.
         global_batch: samples an optimiser step takes: batch size x accumulation x processes.
         seed: the run's seed.
+        sometimes: the samples that not every epoch has.
     """
 
     buckets: tuple[Bucket, ...]
     global_batch: int
     seed: int
+    sometimes: Mapping[int, Sometimes] = field(default_factory=dict)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        counts: dict[Bucket, int] = {}
-        for bucket in self.buckets:
-            counts[bucket] = counts.get(bucket, 0) + 1
-        return sum(math.ceil(count / self.global_batch) for count in counts.values())
+    def locate(self, step: int) -> tuple[int, int]:
+        """The epoch a step is in, and its place there; both, as the step, counted from 0."""
+        always = self._counts(sample for sample in range(len(self.buckets)) if sample not in self.sometimes)
+        if not self.sometimes:
+            return divmod(step, self._steps(always))
+        epoch = 0
+        while step >= (steps := self._steps(always + self._counts(self._now_and_then(epoch)))):
+            epoch, step = epoch + 1, step - steps
+        return epoch, step
 
     def epoch(self, epoch: int) -> list[GlobalBatch]:
-        """The batches of one epoch: each sample once, every batch inside one bucket, in random order."""
+        """The batches of one epoch: each of its samples once, every batch inside one bucket, in random order."""
+        away = self.sometimes.keys() - set(self._now_and_then(epoch))
         by_bucket: dict[Bucket, list[int]] = {}
         for sample, bucket in enumerate(self.buckets):
-            by_bucket.setdefault(bucket, []).append(sample)
+            if sample not in away:
+                by_bucket.setdefault(bucket, []).append(sample)
         batches = []
         for bucket, samples in sorted(by_bucket.items()):
             random.Random(f"{self.seed}/{epoch}/{bucket}").shuffle(samples)
@@ -110,6 +120,15 @@ class Schedule:
                 batches.append(GlobalBatch(epoch, bucket, tuple(samples[start : start + self.global_batch])))
         random.Random(f"{self.seed}/{epoch}/order").shuffle(batches)
         return batches
+
+    def _now_and_then(self, epoch: int) -> Iterator[int]:
+        return (sample for sample, one in self.sometimes.items() if one.is_in(epoch))
+
+    def _counts(self, samples: Iterable[int]) -> Counter[Bucket]:
+        return Counter(self.buckets[sample] for sample in samples)
+
+    def _steps(self, counts: Counter[Bucket]) -> int:
+        return sum(math.ceil(count / self.global_batch) for count in counts.values())
 
 
 def micro_batches(samples: Sequence[int], processes: int, rank: int, accumulation: int) -> list[tuple[int, ...]]:

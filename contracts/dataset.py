@@ -72,11 +72,13 @@ class DatasetSummary(Frozen):
     """What planning needs to know of a version: how many images of which size, in each split."""
 
     digest: str
-    train_sizes: dict[str, int]
-    """"WIDTHxHEIGHT" -> images in the train split, each as often as its repeats say."""
+    train_sizes: dict[str, int | float]
+    """"WIDTHxHEIGHT" -> images in the train split, each as often as an epoch sees it (on average, if weighted)."""
     train_images: int
     """Different images, however often each is repeated."""
     held_out_images: int
+    kept_out_images: int = 0
+    """Different images that are not trained on because another version of the run holds them out."""
 
 
 def image_identity(width: int, height: int, rgb: bytes) -> str:
@@ -120,14 +122,19 @@ def choose_held_out(images: Iterable[str], share: float, marked: Mapping[str, Sp
 
 
 def in_canonical_order(rows: Iterable[VersionRow]) -> list[VersionRow]:
-    """Rows as a version's Parquet stores them: by image identity, then caption, concept, split."""
-    return sorted(rows, key=lambda row: (row.image, row.caption, row.concept or "", row.split))
+    """Rows as a version's Parquet stores them."""
+    return sorted(rows, key=canonical_place)
+
+
+def canonical_place(row: VersionRow) -> tuple[str, str, str, str]:
+    """What rows are ordered by: image identity, then caption, concept, split."""
+    return row.image, row.caption, row.concept or "", row.split
 
 
 def summarise(rows: Iterable[VersionRow]) -> DatasetSummary:
     """Count a version's rows for planning."""
     rows = list(rows)
-    sizes: dict[str, int] = {}
+    sizes: dict[str, int | float] = {}
     for row in rows:
         if row.split is Split.TRAIN:
             size = f"{row.original_width}x{row.original_height}"

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from contracts.config import Frozen
 from contracts.failures import FailureCode
+from contracts.mixing import Share
 
 
 class _Event(Frozen):
@@ -28,7 +29,10 @@ class Started(_Event):
     steps: int
     first_step: int
     images: int
+    """What an epoch sees, repeats and weights counted; on average where not every epoch has the same."""
     held_out_images: int
+    datasets: tuple[Share, ...] = ()
+    """The versions it trains on, by digest, and their weights."""
     trainable_parameters: int
     processes: int
     device: str

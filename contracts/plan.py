@@ -38,13 +38,15 @@ class Plan(Frozen):
 
     images: int
     held_out_images: int
+    kept_out_images: int = 0
+    """Images of one version that another one holds out, and that are therefore not trained on."""
     steps: int
     epochs: float
     global_batch: int
-    buckets: dict[str, int]
-    """Bucket "WIDTHxHEIGHT" -> images."""
-    upscaled_images: int
-    """Images smaller than their bucket."""
+    buckets: dict[str, int | float]
+    """Bucket "WIDTHxHEIGHT" -> images an epoch sees, repeats and weights counted."""
+    upscaled_images: int | float
+    """Of these, those smaller than their bucket."""
     trainable_parameters: int
     memory: MemoryParts
     memory_total: int
@@ -66,15 +68,15 @@ def make_plan(
     resolution = config.data.resolution_px or base.native_px
     step_px = config.data.bucket_step_px or default_step_px(base.native_px)
     table = bucket_table(resolution, step_px, config.data.max_aspect)
-    buckets: dict[str, int] = {}
-    upscaled = 0
+    buckets: dict[str, int | float] = {}
+    upscaled: int | float = 0
     for size, count in dataset.train_sizes.items():
         width, height = (int(side) for side in size.split("x"))
         placement = place(width, height, table)
         buckets[str(placement.bucket)] = buckets.get(str(placement.bucket), 0) + count
         upscaled += count if placement.upscaling > 1 else 0
     global_batch = config.batch_size * config.gradient_accumulation_steps * processes
-    steps_per_epoch = sum(math.ceil(count / global_batch) for count in buckets.values())
+    steps_per_epoch = sum(_steps(count, global_batch) for count in buckets.values())
     trainable = _trainable_parameters(config, base)
     memory = _memory(config, base, trainable, resolution)
     latent_elements = (resolution // base.vae_factor) ** 2 * base.latent_channels
@@ -83,6 +85,7 @@ def make_plan(
     return Plan(
         images=dataset.train_images,
         held_out_images=dataset.held_out_images,
+        kept_out_images=dataset.kept_out_images,
         steps=config.steps,
         epochs=round(config.steps / steps_per_epoch, 2) if steps_per_epoch else 0.0,
         global_batch=global_batch,
@@ -94,6 +97,13 @@ def make_plan(
         disk_bytes=checkpoint * config.checkpoint.keep + trainable * 4 + images * latent_elements * LATENT_BYTES,
         seconds_per_step=seconds_per_step,
     )
+
+
+def _steps(count: float, global_batch: int) -> float:
+    """Steps of one bucket in an epoch; a count between two whole numbers is the mean of epochs with either."""
+    whole = math.floor(count)
+    more = count - whole
+    return (1 - more) * math.ceil(whole / global_batch) + more * math.ceil((whole + 1) / global_batch)
 
 
 def _trainable_parameters(config: TrainConfig, base: BaseDescription) -> int:

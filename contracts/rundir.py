@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from contracts.config import Frozen
 from contracts.failures import FailureCode
+from contracts.mixing import Share
 
 ATTEMPT_VARIABLE = "PATINA_ATTEMPT"
 """Environment variable "JOB.FENCE" on every process of an attempt, by which leftovers are found and ended."""
@@ -146,4 +147,7 @@ class Manifest(Frozen):
     config_digest: str
     base_identity: str
     dataset_digest: str
+    """Of the version, or over several and their weights (contracts/mixing.py)."""
+    datasets: tuple[Share, ...] = ()
+    """Those several; empty for one version with weight 1."""
     files: tuple[ManifestFile, ...]

@@ -32,7 +32,11 @@ def main(arguments: Sequence[str]) -> int:
     console = Console()
     try:
         recipe = read_recipe(
-            options.config, options.settings, base_dir=options.base_dir, dataset_dir=options.dataset_dir
+            options.config,
+            options.settings,
+            base_dir=options.base_dir,
+            dataset_dirs=options.dataset_dir,
+            dataset_weights=options.dataset_weight,
         )
         if planning:
             return _plan(recipe, options, console)
@@ -72,7 +76,20 @@ def _parser(planning: bool) -> argparse.ArgumentParser:
         "settings", nargs="*", metavar="key=value", help="settings in place of the recipe's: lora.rank=8"
     )
     parser.add_argument("--base-dir", type=Path, help="base model: diffusers folder or .safetensors file")
-    parser.add_argument("--dataset-dir", type=Path, help="folder with data.parquet, or pictures with captions")
+    parser.add_argument(
+        "--dataset-dir",
+        type=Path,
+        action="append",
+        default=[],
+        help="folder with data.parquet, or pictures with captions; may be given several times",
+    )
+    parser.add_argument(
+        "--dataset-weight",
+        type=float,
+        action="append",
+        default=[],
+        help="how often its pictures are seen; one for each --dataset-dir, in their order (1)",
+    )
     parser.add_argument(
         "--cache-dir", type=Path, default=_default_cache(), help="where encoded pictures are kept (%(default)s)"
     )

@@ -44,17 +44,6 @@ class Dataset:
     read: Callable[[str], bytes]
     """The picture file of an image identity."""
     digest: str
-    without_caption: int
-
-    @property
-    def samples(self) -> list[VersionRow]:
-        """What an epoch goes through once: training rows, each as often as its repeats say."""
-        return [row for row in self.rows if row.split is Split.TRAIN for _ in range(row.repeats)]
-
-    @property
-    def held_out(self) -> list[VersionRow]:
-        """Rows the loss is measured on and that are never trained on."""
-        return [row for row in self.rows if row.split is Split.HELD_OUT]
 
 
 @dataclass(frozen=True)
@@ -108,7 +97,6 @@ def read_dataset(folder: Path, memory: IdentityMemory) -> Dataset:
         rows=tuple(in_canonical_order(rows)),
         read=lambda image: reads[image](),
         digest=version_digest(rows),
-        without_caption=sum(not row.caption for row in rows),
     )
 
 

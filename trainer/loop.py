@@ -120,12 +120,12 @@ def train_steps(
 
 def batches(schedule: Schedule, done: int, steps: int) -> Iterator[GlobalBatch]:
     """The global batches of steps ``done`` + 1 to ``steps``, epoch after epoch."""
-    per_epoch = schedule.steps_per_epoch
+    epoch, begun = schedule.locate(done)
     while done < steps:
-        epoch = schedule.epoch(done // per_epoch)
-        for batch in epoch[done % per_epoch :][: steps - done]:
+        for batch in schedule.epoch(epoch)[begun:][: steps - done]:
             yield batch
             done += 1
+        epoch, begun = epoch + 1, 0
 
 
 def _backward(

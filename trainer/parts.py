@@ -18,11 +18,11 @@ from sdxl.base import Base, identity, load_base
 from sdxl.files import open_base
 from sdxl.tokens import MAX_TOKENS, count_tokens, load_tokenizer
 from trainer.control import Requests
-from trainer.data import Dataset, read_dataset
 from trainer.feed import Feed, Views, make_views, trained_caption
 from trainer.images import IdentityMemory
 from trainer.latents import Latents, OnDone, Texts, View, cached_latents, cached_texts, live_latents, live_texts
 from trainer.loss import alphas_cumprod
+from trainer.mixed import RunData, read_run_data
 from trainer.objective import Objective
 from trainer.processes import Processes
 from trainer.recipe import Recipe
@@ -50,7 +50,7 @@ class Identified:
     """Its description only; no network is loaded."""
     base_identity: str
     vae_identity: str
-    dataset: Dataset
+    data: RunData
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,13 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     # Hashing a full-size base takes a while: one rank does it for all.
     found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
-    dataset = read_dataset(job.recipe.dataset_dir, IdentityMemory(job.cache_dir / "pictures.jsonl"))
+    data = read_run_data(job.recipe.datasets, IdentityMemory(job.cache_dir / "pictures.jsonl"))
     if processes.is_main:
-        captions = {trained_caption(row.caption, trigger_word) for row in dataset.rows}
-        _warn_of_captions(base_dir, dataset, captions, report)
-    return Identified(base, base_identity, vae_identity, dataset)
+        captions = {trained_caption(row.caption, trigger_word) for row in data.mixture.rows}
+        _warn_of_captions(base_dir, data, captions, report)
+        if data.mixture.kept_out:
+            report.warn(f"{data.mixture.kept_out} pictures are held out by another data set and not trained on")
+    return Identified(base, base_identity, vae_identity, data)
 
 
 def gather(job: Job, found: Identified, processes: Processes, requests: Requests, report: Report) -> Parts:
@@ -89,26 +91,27 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
         PatinaError: a picture cannot be encoded.
         StopRequested: asked to stop meanwhile; what was encoded is kept.
     """
-    config, base, dataset = job.recipe.config, found.base, found.dataset
+    config, base, mixture = job.recipe.config, found.base, found.data.mixture
     views = make_views(config.data, base.native_px)
     prompts = tuple(trained_caption(prompt, config.trigger_word) for prompt in config.preview.prompts)
-    captions = [trained_caption(row.caption, config.trigger_word) for row in dataset.rows]
+    captions = [trained_caption(row.caption, config.trigger_word) for row in mixture.rows]
     texts = _texts(job, found.base_identity, [*captions, *prompts], processes, requests, report)
     latents = _latents(job, found, views, processes, requests, report)
     report(events.Progress(at=time.time(), phase="loading", done=0, total=1))
     model = load_trainable(job.recipe.base_dir, config, processes.device)
     report(events.Progress(at=time.time(), phase="loading", done=1, total=1))
     alphas = alphas_cumprod(base.scheduler_config).to(processes.device)
-    samples = dataset.samples
+    samples = mixture.samples
     return Parts(
         schedule=Schedule(
-            buckets=tuple(views.of(row).placement.bucket for row in samples),
+            buckets=tuple(views.of(row).placement.bucket for row in samples.rows),
             global_batch=config.batch_size * config.gradient_accumulation_steps * processes.count,
             seed=config.seed,
+            sometimes=samples.sometimes,
         ),
         prompts=prompts,
         feed=Feed(
-            samples=samples,
+            samples=samples.rows,
             views=views,
             latents=latents,
             texts=texts,
@@ -141,14 +144,14 @@ def _texts(
 def _latents(
     job: Job, found: Identified, views: Views, processes: Processes, requests: Requests, report: Report
 ) -> Latents:
-    base_dir, dataset = job.recipe.base_dir, found.dataset
+    base_dir, data = job.recipe.base_dir, found.data
     if not job.use_cache:
-        return live_latents(base_dir, dataset.read, processes)
-    wanted: list[View] = [views.of(row) for row in dataset.rows]
+        return live_latents(base_dir, data.read, processes)
+    wanted: list[View] = [views.of(row) for row in data.mixture.rows]
     if job.recipe.config.data.flip:
-        wanted += [views.of(row, flipped=True) for row in dataset.samples]
+        wanted += [views.of(pick.row, flipped=True) for pick in data.mixture.train]
     on_done = _announcing("caching", requests, report)
-    return cached_latents(job.cache_dir, base_dir, found.vae_identity, wanted, dataset.read, processes, on_done)
+    return cached_latents(job.cache_dir, base_dir, found.vae_identity, wanted, data.read, processes, on_done)
 
 
 def _announcing(phase: str, requests: Requests, report: Report) -> OnDone:
@@ -165,9 +168,9 @@ def _announcing(phase: str, requests: Requests, report: Report) -> OnDone:
     return on_done
 
 
-def _warn_of_captions(base_dir: Path, dataset: Dataset, captions: Set[str], report: Report) -> None:
-    if dataset.without_caption:
-        report.warn(f"{dataset.without_caption} of {len(dataset.rows)} pictures have no caption")
+def _warn_of_captions(base_dir: Path, data: RunData, captions: Set[str], report: Report) -> None:
+    if data.without_caption:
+        report.warn(f"{data.without_caption} of {len(data.mixture.rows)} pictures have no caption")
     tokenizer = load_tokenizer(open_base(base_dir).tokenizer_dir / "tokenizer")
     cut = sum(count_tokens(tokenizer, caption) > MAX_TOKENS for caption in captions)
     if cut:

@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from contracts.dataset import summarise
+from contracts.mixing import summarise_mixture
 from contracts.plan import Plan, make_plan
 from sdxl.base import describe
-from trainer.data import read_dataset
 from trainer.images import IdentityMemory
+from trainer.mixed import read_run_data
 from trainer.recipe import Recipe
 
 UNKNOWN_SECONDS = "unknown: probe"
@@ -27,8 +27,8 @@ def print_plan(recipe: Recipe, cache_dir: Path, processes: int, *, as_json: bool
         PatinaError: the base or the data cannot be used.
     """
     base = describe(recipe.base_dir, cache_dir=cache_dir / "identities")
-    dataset = read_dataset(recipe.dataset_dir, IdentityMemory(cache_dir / "pictures.jsonl"))
-    plan = make_plan(recipe.config, base, summarise(dataset.rows), processes=processes)
+    data = read_run_data(recipe.datasets, IdentityMemory(cache_dir / "pictures.jsonl"))
+    plan = make_plan(recipe.config, base, summarise_mixture(data.mixture), processes=processes)
     if as_json:
         console.print(plan.model_dump_json(indent=2), markup=False, highlight=False, soft_wrap=True)
     else:
@@ -40,8 +40,9 @@ def _table(plan: Plan) -> Table:
     table = Table("what", "plan", title="The run")
     rows = {
         "images": f"{plan.images} ({plan.held_out_images} held out)",
-        "buckets": ", ".join(f"{bucket}: {count}" for bucket, count in plan.buckets.items()),
-        "images smaller than their bucket": str(plan.upscaled_images),
+        **({"held out by another data set": str(plan.kept_out_images)} if plan.kept_out_images else {}),
+        "buckets": ", ".join(f"{bucket}: {count:g}" for bucket, count in plan.buckets.items()),
+        "images smaller than their bucket": f"{plan.upscaled_images:g}",
         "steps": f"{plan.steps} of {plan.global_batch} images ({plan.epochs:g} epochs)",
         "trained parameters": f"{plan.trainable_parameters:,}",
         **{f"memory: {name}": _size(count) for name, count in plan.memory.model_dump().items()},

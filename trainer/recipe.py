@@ -11,12 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from contracts.failures import FieldError, InvalidInput
+from contracts.config import Frozen
+from contracts.failures import FieldError, InvalidInput, field_errors
+from contracts.mixing import MOST_VERSIONS, Weight
 from contracts.train import TrainConfig, parse_config
 
-PATH_KEYS = ("base_dir", "dataset_dir")
+PATH_KEYS = ("base_dir", "dataset_dir", "datasets")
 HINT = "docs/recipes.md lists every setting."
+
+
+class DataSource(Frozen):
+    """Where a data set is, and how often its pictures are seen relative to weight 1."""
+
+    path: Path
+    weight: Weight = 1.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Recipe:
 
     config: TrainConfig
     base_dir: Path
-    dataset_dir: Path
+    datasets: tuple[DataSource, ...]
 
 
 def read_recipe(
@@ -33,9 +43,13 @@ def read_recipe(
     assignments: Sequence[str] = (),
     *,
     base_dir: Path | None = None,
-    dataset_dir: Path | None = None,
+    dataset_dirs: Sequence[Path] = (),
+    dataset_weights: Sequence[float] = (),
 ) -> Recipe:
     """Read ``file``, apply ``key=value`` assignments, and find the base and the data; arguments win over the file.
+
+    Args:
+        dataset_weights: one for each of ``dataset_dirs``, or none: 1 each.
 
     Raises:
         InvalidInput: with every unknown setting, wrong value and missing folder at once.
@@ -44,7 +58,7 @@ def read_recipe(
     paths = values.pop("paths", None) or {}
     overrides, errors = _overrides(assignments)
     if not isinstance(paths, dict):
-        errors.append(FieldError(pointer="/paths", message="must hold base_dir and dataset_dir"))
+        errors.append(FieldError(pointer="/paths", message="must hold base_dir, and dataset_dir or datasets"))
         paths = {}
     errors += [
         FieldError(pointer=f"/paths/{key}", message="there is no such setting; check the spelling")
@@ -57,10 +71,10 @@ def read_recipe(
     except InvalidInput as error:
         errors += error.errors
     base = _existing("base_dir", base_dir or paths.get("base_dir"), errors)
-    dataset = _existing("dataset_dir", dataset_dir or paths.get("dataset_dir"), errors)
-    if errors or config is None or base is None or dataset is None:
+    datasets = _datasets(paths, dataset_dirs, dataset_weights, errors)
+    if errors or config is None or base is None:
         raise InvalidInput(errors, message=f"{file} cannot be trained.", hint=HINT)
-    return Recipe(config, base, dataset)
+    return Recipe(config, base, datasets)
 
 
 def as_yaml(config: TrainConfig) -> str:
@@ -98,6 +112,39 @@ def _overrides(assignments: Sequence[str]) -> tuple[dict[str, Any], list[FieldEr
         else:
             errors.append(FieldError(pointer="", message=f"{assignment!r} is not key=value, such as lora.rank=8"))
     return overrides, errors
+
+
+def _datasets(
+    paths: Mapping[str, Any], dirs: Sequence[Path], weights: Sequence[float], errors: list[FieldError]
+) -> tuple[DataSource, ...]:
+    """The data sets that were given, else those of the recipe, else its one; what is wrong goes to ``errors``."""
+    if weights and len(weights) != len(dirs):
+        counted = f"{len(dirs)} --dataset-dir, {len(weights)} --dataset-weight"
+        errors.append(FieldError(pointer="/paths/datasets", message=f"give a weight for each or for none: {counted}"))
+        return ()
+    if not dirs and "datasets" not in paths:
+        only = _existing("dataset_dir", paths.get("dataset_dir"), errors)
+        return () if only is None else (DataSource(path=only),)
+    if not dirs and "dataset_dir" in paths:
+        errors.append(FieldError(pointer="/paths/datasets", message="is given beside dataset_dir; keep one of the two"))
+    wanted: Any = [{"path": str(path)} for path in dirs] if dirs else paths["datasets"]
+    for entry, weight in zip(wanted, weights, strict=False):
+        entry["weight"] = weight
+    if not isinstance(wanted, list) or not 1 <= len(wanted) <= MOST_VERSIONS:
+        message = f"must be a list of 1 to {MOST_VERSIONS} entries such as {{path: DIR, weight: 2}}"
+        errors.append(FieldError(pointer="/paths/datasets", message=message))
+        return ()
+    found = []
+    for number, entry in enumerate(wanted):
+        try:
+            source = DataSource.model_validate(entry)
+        except ValidationError as error:
+            errors += field_errors(error, f"/paths/datasets/{number}")
+            continue
+        if not source.path.exists():
+            errors.append(FieldError(pointer=f"/paths/datasets/{number}/path", message=f"{source.path} does not exist"))
+        found.append(source)
+    return tuple(found)
 
 
 def _existing(key: str, value: Any, errors: list[FieldError]) -> Path | None:

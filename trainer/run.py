@@ -70,8 +70,9 @@ def train(
             step=record.step,
             steps=config.steps,
             first_step=record.step,
-            images=len(parts.feed.samples),
-            held_out_images=len(found.dataset.held_out),
+            images=found.data.mixture.images_an_epoch,
+            held_out_images=len(found.data.mixture.held_out),
+            datasets=found.data.mixture.shares,
             trainable_parameters=parts.objective.model.parameters.count,
             processes=processes.count,
             device=environment.device,
@@ -93,7 +94,8 @@ def train(
         step=record.step,
         config_digest=config.digest(),
         base_identity=found.base_identity,
-        dataset_digest=found.dataset.digest,
+        dataset_digest=found.data.mixture.digest,
+        datasets=found.data.mixture.named_shares,
         files=(),
     )
     return outcome, manifest
@@ -118,7 +120,7 @@ def _resumable(
         saved,
         config,
         base_identity=found.base_identity,
-        dataset_digest=found.dataset.digest,
+        dataset_digest=found.data.mixture.digest,
         processes=processes.count,
     )
     changes = [*regrouped, *environment_changes(saved, environment)]
@@ -185,7 +187,7 @@ class _Attempt:
         )
 
     def measure(self) -> float | None:
-        rows = self.found.dataset.held_out
+        rows = self.found.data.mixture.held_out
         if not rows:
             return None
         loss = held_out_loss(
@@ -230,7 +232,7 @@ class _Attempt:
             config=self.config,
             environment=self.environment,
             base_identity=self.found.base_identity,
-            dataset_digest=self.found.dataset.digest,
+            dataset_digest=self.found.data.mixture.digest,
         )
         groups = {
             "weights": flat.split(flat.vector.data),
@@ -248,7 +250,8 @@ class _Attempt:
             method=config.method,
             base_identity=self.found.base_identity,
             config_digest=config.digest(),
-            dataset_version=self.found.dataset.digest,
+            dataset_version=self.found.data.mixture.digest,
+            datasets=self.found.data.mixture.named_shares,
             trigger_word=config.trigger_word,
             rank=lora.rank if lora else None,
             alpha=lora.alpha if lora else None,

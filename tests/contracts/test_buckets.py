@@ -48,7 +48,8 @@ class TestSchedule:
     def test_an_epoch_has_every_sample_once_and_no_batch_mixes_buckets(self) -> None:
         epoch = self.schedule.epoch(0)
         assert sorted(sample for batch in epoch for sample in batch.samples) == list(range(10))
-        assert len(epoch) == self.schedule.steps_per_epoch == 3
+        assert len(epoch) == 3
+        assert [self.schedule.locate(step) for step in (0, 2, 3, 7)] == [(0, 0), (0, 2), (1, 0), (2, 1)]
         for batch in epoch:
             assert {self.schedule.buckets[sample] for sample in batch.samples} == {batch.bucket}
 

@@ -17,6 +17,7 @@ from contracts.captions import clean_caption
 from contracts.dataset import (
     COLUMNS,
     DEFAULT_HELD_OUT_SHARE,
+    Split,
     VersionRow,
     choose_held_out,
     image_identity,
@@ -25,6 +26,8 @@ from contracts.dataset import (
 from contracts.failures import PatinaError
 from trainer.data import read_dataset
 from trainer.images import IdentityMemory
+from trainer.mixed import read_run_data
+from trainer.recipe import DataSource
 from worker.captions import decoded_text
 from worker.decode_child import decode as decode_upload
 from worker.metadata import read_metadata
@@ -86,12 +89,8 @@ class TestReadDataset:
         first, second = read_dataset(folder, memory), read_dataset(version, memory)
         assert first.digest == second.digest
         assert [row.image for row in first.rows] == [row.image for row in second.rows]
-        assert len(first.held_out) == 1
+        assert [row.split for row in first.rows].count(Split.HELD_OUT) == 1
         assert Image.open(io.BytesIO(second.read(second.rows[0].image))).size == (32, 24)
-
-    def test_repeats_make_a_row_several_samples(self, tmp_path: Path, memory: IdentityMemory) -> None:
-        write_parquet(tmp_path, [{"image": {"bytes": picture((0, 0, 0)), "path": None}, "repeats": 3}])
-        assert len(read_dataset(tmp_path, memory).samples) == 3
 
     def test_holds_out_a_share_by_content_when_nothing_says_which(self, tmp_path: Path, memory: IdentityMemory) -> None:
         for number in range(20):
@@ -99,12 +98,14 @@ class TestReadDataset:
             (tmp_path / f"{number}.txt").write_text(f"number {number}")
         first = read_dataset(tmp_path, memory)
         images = [row.image for row in first.rows]
-        assert {row.image for row in first.held_out} == choose_held_out(images, DEFAULT_HELD_OUT_SHARE)
-        assert len(first.held_out) + len(first.samples) == 20
-        assert first.held_out[0].caption.startswith("number")
+        held_out = [row for row in first.rows if row.split is Split.HELD_OUT]
+        assert {row.image for row in held_out} == choose_held_out(images, DEFAULT_HELD_OUT_SHARE)
+        assert len(first.rows) == 20
+        assert held_out[0].caption.startswith("number")
         (tmp_path / "0.png").rename(tmp_path / "zero.png")
         (tmp_path / "0.txt").rename(tmp_path / "zero.txt")
-        assert read_dataset(tmp_path, memory).held_out[0].image == first.held_out[0].image
+        again = read_dataset(tmp_path, memory)
+        assert [(row.image, row.split) for row in again.rows] == [(row.image, row.split) for row in first.rows]
 
     def test_a_folder_and_the_version_frozen_from_its_upload_are_the_same_data_set(
         self, tmp_path: Path, memory: IdentityMemory
@@ -128,7 +129,7 @@ class TestReadDataset:
         found = read_dataset(tmp_path, memory)
         assert [row.caption for row in found.rows] == [entry.row.caption for entry in frozen]
         assert found.digest == version_digest(entry.row for entry in frozen)
-        assert found.held_out
+        assert Split.HELD_OUT in {row.split for row in found.rows}
 
     def test_names_every_problem(self, tmp_path: Path, memory: IdentityMemory) -> None:
         (tmp_path / "good.png").write_bytes(picture((0, 0, 0)))
@@ -164,9 +165,47 @@ class TestReadDataset:
         with pytest.raises(PatinaError, match=r"a\.txt is not UTF-8 text"):
             read_dataset(tmp_path, memory)
 
-    def test_counts_pictures_without_a_caption(self, tmp_path: Path, memory: IdentityMemory) -> None:
+
+class TestReadRunData:
+    def test_repeats_and_weight_make_a_row_several_samples(self, tmp_path: Path, memory: IdentityMemory) -> None:
+        write_parquet(tmp_path, [{"image": {"bytes": picture((0, 0, 0)), "path": None}, "repeats": 3}])
+        found = read_run_data([DataSource(path=tmp_path, weight=2)], memory)
+        assert (len(found.mixture.samples.rows), found.without_caption) == (6, 1)
+
+    def test_one_data_set_is_named_by_its_own_digest(self, tmp_path: Path, memory: IdentityMemory) -> None:
         (tmp_path / "a.png").write_bytes(picture((0, 0, 0)))
-        assert read_dataset(tmp_path, memory).without_caption == 1
+        found = read_run_data([DataSource(path=tmp_path)], memory)
+        assert (found.mixture.digest, found.mixture.named_shares) == (read_dataset(tmp_path, memory).digest, ())
+
+    def test_overlapping_data_sets_give_each_its_caption_and_never_train_on_what_one_holds_out(
+        self, tmp_path: Path, memory: IdentityMemory
+    ) -> None:
+        colours = {"both": (0, 0, 0), "kept": (9, 9, 9), "own": (200, 0, 0)}
+        for name, entries in {"a": {"both": "train", "kept": "held_out"}, "b": dict.fromkeys(colours, "train")}.items():
+            (tmp_path / name).mkdir()
+            lines = [{"file_name": f"{one}.png", "text": f"{one} of {name}", "split": entries[one]} for one in entries]
+            (tmp_path / name / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+            for one in entries:
+                (tmp_path / name / f"{one}.png").write_bytes(picture(colours[one]))
+        sources = [DataSource(path=tmp_path / "a"), DataSource(path=tmp_path / "b", weight=2)]
+        found, turned = read_run_data(sources, memory), read_run_data(sources[::-1], memory)
+        seen = sorted(row.caption for row in found.mixture.samples.rows)
+        assert seen == ["both of a", "both of b", "both of b", "own of b", "own of b"]
+        assert [row.caption for row in found.mixture.held_out] == ["kept of a"]
+        assert found.mixture == turned.mixture
+        for row in found.mixture.rows:
+            assert memory.identify(found.read(row.image)).image == row.image
+
+    def test_refuses_data_sets_that_leave_nothing_to_train_on(self, tmp_path: Path, memory: IdentityMemory) -> None:
+        for name, held_out in {"a": 0, "b": 1}.items():
+            (tmp_path / name).mkdir()
+            rows = [
+                {"image": {"bytes": picture((number, 0, 0)), "path": None}, "split": split}
+                for number, split in enumerate(["held_out", "train"] if held_out else ["train", "held_out"])
+            ]
+            write_parquet(tmp_path / name, rows)
+        with pytest.raises(PatinaError, match="none is left to train on"):
+            read_run_data([DataSource(path=tmp_path / "a"), DataSource(path=tmp_path / "b")], memory)
 
 
 def _uploaded(file: Path, caption: str) -> VersionImage:

@@ -83,4 +83,4 @@ class TestCachedTexts:
 
 def test_the_pictures_helper_makes_two_buckets(tmp_path: Path) -> None:
     dataset = read_dataset(make_pictures(tmp_path / "p"), IdentityMemory(tmp_path / "m.jsonl"))
-    assert len({(row.original_width, row.original_height) for row in dataset.samples}) == 2
+    assert len({(row.original_width, row.original_height) for row in dataset.rows}) == 2

@@ -31,20 +31,40 @@ class TestReadRecipe:
 
     def test_arguments_win_over_the_file(self, tmp_path: Path) -> None:
         file = write(tmp_path, "lora: {rank: 4}\npaths: {base_dir: /nowhere, dataset_dir: /nowhere}\n")
-        recipe = read_recipe(file, ["lora.rank=8", "data.flip=true"], base_dir=tmp_path, dataset_dir=tmp_path)
+        recipe = read_recipe(file, ["lora.rank=8", "data.flip=true"], base_dir=tmp_path, dataset_dirs=[tmp_path])
         assert (recipe.config.lora.rank, recipe.config.data.flip) == (8, True)
-        assert recipe.base_dir == tmp_path
+        assert (recipe.base_dir, [source.path for source in recipe.datasets]) == (tmp_path, [tmp_path])
+
+    def test_several_data_sets_come_with_their_weights_from_the_file_or_the_arguments(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+        listed = f"[{{path: {tmp_path}/a, weight: 2}}, {{path: {tmp_path}/b}}]"
+        file = write(tmp_path, f"paths: {{base_dir: {tmp_path}, datasets: {listed}}}\n")
+        given = read_recipe(file, dataset_dirs=[tmp_path / "b", tmp_path / "a"], dataset_weights=[0.5, 3])
+        assert [(source.path.name, source.weight) for source in read_recipe(file).datasets] == [("a", 2), ("b", 1)]
+        assert [(source.path.name, source.weight) for source in given.datasets] == [("b", 0.5), ("a", 3)]
+
+    def test_names_each_data_set_that_is_not_right(self, tmp_path: Path) -> None:
+        entries = f"[{{path: /nowhere/at/all}}, {{path: {tmp_path}, weight: 0}}, {tmp_path}]"
+        both = write(tmp_path, f"paths: {{base_dir: {tmp_path}, dataset_dir: {tmp_path}, datasets: {entries}}}\n")
+        with pytest.raises(InvalidInput) as caught:
+            read_recipe(both)
+        named = "/paths/datasets"
+        found = [error.pointer for error in caught.value.errors]
+        assert found == [named, f"{named}/0/path", f"{named}/1/weight", f"{named}/2"]
+        with pytest.raises(InvalidInput, match="1 --dataset-dir, 2 --dataset-weight"):
+            read_recipe(both, dataset_dirs=[tmp_path], dataset_weights=[1, 2])
 
     @pytest.mark.parametrize("text", ["a: [", "- a\n- b\n", "just words"])
     def test_refuses_what_is_no_mapping(self, tmp_path: Path, text: str) -> None:
         with pytest.raises(InvalidInput, match=r"recipe\.yaml"):
-            read_recipe(write(tmp_path, text), base_dir=tmp_path, dataset_dir=tmp_path)
+            read_recipe(write(tmp_path, text), base_dir=tmp_path, dataset_dirs=[tmp_path])
 
     def test_names_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="No such file"):
-            read_recipe(tmp_path / "none.yaml", base_dir=tmp_path, dataset_dir=tmp_path)
+            read_recipe(tmp_path / "none.yaml", base_dir=tmp_path, dataset_dirs=[tmp_path])
 
     def test_reads_back_what_it_writes(self, tmp_path: Path) -> None:
-        recipe = read_recipe(write(tmp_path, "trigger_word: 'é style'"), base_dir=tmp_path, dataset_dir=tmp_path)
-        again = read_recipe(write(tmp_path, as_yaml(recipe.config)), base_dir=tmp_path, dataset_dir=tmp_path)
+        recipe = read_recipe(write(tmp_path, "trigger_word: 'é style'"), base_dir=tmp_path, dataset_dirs=[tmp_path])
+        again = read_recipe(write(tmp_path, as_yaml(recipe.config)), base_dir=tmp_path, dataset_dirs=[tmp_path])
         assert again.config == recipe.config

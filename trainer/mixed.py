@@ -1,0 +1,50 @@
+"""The data of a run: one or several data sets, each with a weight, put together by contracts/mixing.py.
+
+Knows nothing about files, tensors or models: data.py reads each data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from contracts.failures import FailureCode, PatinaError
+from contracts.mixing import Mixture, Share, Source, mix
+from trainer.data import read_dataset
+from trainer.images import IdentityMemory
+from trainer.recipe import DataSource
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains on and measures, and how to get the picture of each row."""
+
+    mixture: Mixture
+    read: Callable[[str], bytes]
+    """The picture file of an image identity, from the first data set that has it."""
+
+    @property
+    def without_caption(self) -> int:
+        """Rows that have no words of their own."""
+        return sum(not row.caption for row in self.mixture.rows)
+
+
+def read_run_data(sources: Sequence[DataSource], memory: IdentityMemory) -> RunData:
+    """Read every data set of a run.
+
+    Raises:
+        PatinaError: DATASET_UNREADABLE naming every problem of one, or EMPTY_DATASET.
+    """
+    read = [(read_dataset(source.path, memory), source.weight) for source in sources]
+    reads: dict[str, Callable[[str], bytes]] = {}
+    for dataset, _ in read:
+        for row in dataset.rows:
+            reads.setdefault(row.image, dataset.read)
+    mixture = mix(Source(dataset.rows, Share(digest=dataset.digest, weight=weight)) for dataset, weight in read)
+    if not mixture.train:
+        raise PatinaError(
+            FailureCode.EMPTY_DATASET,
+            "Every picture of one data set is held out by another; none is left to train on.",
+            "Leave one of them out, or hold out the same pictures in both.",
+        )
+    return RunData(mixture, lambda image: reads[image](image))
