@@ -25,6 +25,7 @@ from api.routes import (
     generations,
     health,
     images,
+    ingest,
     ledger,
     recipes,
     runs,
@@ -73,7 +74,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     openapi.describe(app)
     app.include_router(health.router)
     native = APIRouter(prefix="/api/v1", responses=EVERYWHERE)
-    of_datasets = (datasets, captions, ledger, versions, uploads, storage)
+    of_datasets = (datasets, ingest, captions, ledger, versions, uploads, storage)
     for noun in (bases, recipes, *of_datasets, runs, weights, generations, images):
         native.include_router(noun.router)
     app.include_router(native)

@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from functools import partial
 from typing import IO, Annotated, Any
 
-import anyio
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from sse_starlette.sse import EventSourceResponse
-from starlette.concurrency import run_in_threadpool
 
 from api.deps import PAGE, Cursor, Here, Limit, Owner, Parts
 from api.downloads import PIECE_BYTES
 from api.errors import problems
 from api.schemas.common import Page
 from api.schemas.runs import MetricsOut, PreviewOut, RunDetail, RunOut, preview_out, run_detail, run_out
-from api.streams import Entry, Reading, follow, last_event_id
+from api.streams import STREAM, Entry, Reading, answer
 from catalog.runs import service
 from contracts.failures import FailureCode, PatinaError
 from contracts.plan import Plan
@@ -26,12 +24,6 @@ from contracts.run import FINISHED, RunRequest, RunStatus
 router = APIRouter(prefix="/runs", tags=["runs"])
 
 EVENTS_A_READ = 500
-CLOSING_GRACE_S = 2.0
-"""Time streams have to end in good order when the server stops."""
-
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {}}, "description": "Events, until the run has ended."}
-}
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}, "description": "The log so far."}}
 
 
@@ -107,18 +99,7 @@ async def follow_run(
 
     A client that comes back with `Last-Event-ID` goes on where it stopped. The stream ends when the run has.
     """
-    after = last_event_id(last_seen)
-    read = partial(_read_events, here, owner, run)
-    now = await run_in_threadpool(read, after)
-    if last_seen and now.ended and not now.entries:
-        return Response(status_code=204)
-    closing = anyio.Event()
-    return EventSourceResponse(
-        follow(read, after, here.settings.poll_s, closing),
-        ping=here.settings.stream_ping_s,
-        shutdown_event=closing,
-        shutdown_grace_period=CLOSING_GRACE_S,
-    )
+    return await answer(partial(_read_events, here, owner, run), last_seen, here.settings)
 
 
 @router.get("/{run}/metrics", summary="Loss curves of a run", responses=problems(FailureCode.NOT_FOUND))
