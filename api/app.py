@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 from pydantic import ValidationError
+from starlette.responses import RedirectResponse
 
 from api import errors, logs, openapi
 from api.access import AccessMiddleware, BodyLimitMiddleware
@@ -68,7 +70,14 @@ def create_app(settings: ApiSettings) -> FastAPI:
         yield
         database.close()
 
-    app = FastAPI(title="Patina", version=VERSION, summary="Fine-tune SDXL, register, generate.", lifespan=lifespan)
+    # The page at /docs then comes whole from this server, which may have no way to the internet.
+    app = FastAPIOffline(
+        title="Patina",
+        version=VERSION,
+        summary="Fine-tune SDXL, register, generate.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
     app.state.parts = parts
     errors.install(app)
     openapi.describe(app)
@@ -78,6 +87,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     for noun in (bases, recipes, *of_datasets, runs, weights, generations, images):
         native.include_router(noun.router)
     app.include_router(native)
+    app.add_api_route("/", _to_the_description, include_in_schema=False)
     # The last one added is the outermost.
     app.add_middleware(BodyLimitMiddleware, limit_bytes=settings.max_json_bytes)
     app.add_middleware(
@@ -110,6 +120,10 @@ def _prepare(parts: Parts) -> None:
     parts.database.upgrade()
     with parts.database.reading() as session:
         keys.require_one_beyond_loopback(session, parts.settings.host)
+
+
+async def _to_the_description() -> RedirectResponse:
+    return RedirectResponse("/docs")
 
 
 def _ring(broker: BrokerSettings, queue: str) -> None:

@@ -78,6 +78,6 @@ def parse_weights_choice(text: str) -> WeightsChoice:
     """
     match = WEIGHTS_PATTERN.match(text)
     if match is None:
-        raise ValueError(f"'{text}' is not NAME, NAME@ALIAS or NAME@ALIAS:SCALE")
+        raise ValueError(f"'{text}' is not NAME, NAME@ALIAS, NAME:SCALE or NAME@ALIAS:SCALE, as in `style@latest:0.8`")
     alias = f"@{match['alias']}" if match["alias"] else ""
     return WeightsChoice(weights=match["name"] + alias, scale=float(match["scale"] or 1.0))

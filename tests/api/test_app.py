@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,15 @@ class TestDescription:
     def described(self, client: TestClient) -> dict[str, Any]:
         document: dict[str, Any] = client.get("/openapi.json").json()
         return document
+
+    def test_the_address_alone_leads_to_a_page_made_of_this_server_s_own_files(self, client: TestClient) -> None:
+        page = client.get("/")
+        assert page.is_success
+        files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert len(files) >= 3
+        for file in files:
+            assert client.get(file).is_success, file
+        assert "//" not in "".join(files)
 
     def test_every_route_has_a_summary_and_tells_its_problems(self, described: dict[str, Any]) -> None:
         routes = [
