@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from contracts.config import Frozen
+from contracts.mixing import MOST_VERSIONS, Weight
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
@@ -54,17 +55,33 @@ RUN_REASONS: dict[RunReason, str] = {
 }
 
 
-class RunRequest(Frozen):
-    """What to train on what."""
-
-    name: Name | None = None
-    """Name of the run; null is the recipe's name with a number."""
+class DatasetChoice(Frozen):
+    """A dataset version that feeds a run."""
 
     dataset: Annotated[str, Field(min_length=1, max_length=64)]
     """Id or name of the dataset."""
 
     version: Annotated[int, Field(ge=1)] | None = None
     """Number of its version; null is the latest."""
+
+    weight: Weight = 1.0
+    """How often an epoch sees each of its images, relative to weight 1."""
+
+
+class RunRequest(Frozen):
+    """What to train on what."""
+
+    name: Name | None = None
+    """Name of the run; null is the recipe's name with a number."""
+
+    dataset: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Id or name of the dataset, when there is one; else ``datasets``."""
+
+    version: Annotated[int, Field(ge=1)] | None = None
+    """Number of its version; null is the latest."""
+
+    datasets: Annotated[tuple[DatasetChoice, ...], Field(max_length=MOST_VERSIONS)] = ()
+    """Several versions with a weight each, in place of ``dataset``."""
 
     base: Name
     """Name of the base to train on."""
@@ -74,3 +91,18 @@ class RunRequest(Frozen):
 
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Dotted settings that differ from the recipe, such as ``{"lora.rank": 8}``."""
+
+    @property
+    def choices(self) -> tuple[DatasetChoice, ...]:
+        """The versions that feed it, whichever way they were said."""
+        if self.dataset is None:
+            return self.datasets
+        return (DatasetChoice(dataset=self.dataset, version=self.version),)
+
+    @model_validator(mode="after")
+    def _says_its_data_once(self) -> Self:
+        if (self.dataset is None) == (not self.datasets):
+            raise ValueError("name one `dataset`, or several under `datasets`")
+        if self.dataset is None and self.version is not None:
+            raise ValueError("`version` belongs to `dataset`; under `datasets` each has its own")
+        return self

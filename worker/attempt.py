@@ -22,6 +22,7 @@ from catalog.blobs import make_key
 from catalog.datasets import parquet
 from catalog.datasets import service as datasets
 from catalog.runs import progress
+from catalog.runs import service as runs
 from catalog.runs.models import Run
 from catalog.runs.progress import StoredFile
 from catalog.workers import service as workers
@@ -94,7 +95,7 @@ def _lay_out(station: Station, claim: jobs.Claim, run: Run, run_dir: RunDir, dev
     """Make the run directory ready; what an earlier attempt left in it (checkpoints) stays."""
     with station.database.reading() as session:
         base = bases.read_by_id(session, claim.owner, run.base_id)
-        contents = datasets.version_contents(session, claim.owner, run.version_id)
+        fed = runs.fed_by(session, claim.owner, run.id)
     base_dir = Path(base.source).expanduser().resolve()
     if not base_dir.exists():
         raise PatinaError(
@@ -103,14 +104,9 @@ def _lay_out(station: Station, claim: jobs.Claim, run: Run, run_dir: RunDir, dev
             "Put them back where they were, or add the base again with `patina bases add`.",
         )
     run_dir.root.mkdir(parents=True, exist_ok=True)
-    table = run_dir.dataset / "data.parquet"
-    if not table.exists():
-        try:
-            parquet.write(contents, station.blobs, table)
-        except FileNotFoundError:
-            raise PatinaError(
-                FailureCode.DATASET_UNREADABLE, "An image of the dataset is not in the store any more."
-            ) from None
+    folders = [run_dir.dataset] if len(fed) == 1 else [run_dir.dataset / str(n + 1) for n in range(len(fed))]
+    for folder, (version_id, _) in zip(folders, fed, strict=True):
+        _write_version(station, claim, version_id, folder / "data.parquet")
     temporary = run_dir.config.with_name(f".config.{os.getpid()}")
     temporary.write_text(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     temporary.replace(run_dir.config)
@@ -119,12 +115,26 @@ def _lay_out(station: Station, claim: jobs.Claim, run: Run, run_dir: RunDir, dev
     return launcher.Launch(
         run_dir=run_dir,
         base_dir=base_dir,
+        datasets=tuple((folder, weight) for folder, (_, weight) in zip(folders, fed, strict=True)),
         cache_dir=station.settings.cache_dir,
         home=station.settings.home_dir,
         attempt=f"{claim.job_id}.{claim.fence}",
         devices=(device,),
         threads=station.settings.trainer_threads,
     )
+
+
+def _write_version(station: Station, claim: jobs.Claim, version_id: str, table: Path) -> None:
+    if table.exists():
+        return
+    with station.database.reading() as session:
+        contents = datasets.version_contents(session, claim.owner, version_id)
+    try:
+        parquet.write(contents, station.blobs, table)
+    except FileNotFoundError:
+        raise PatinaError(
+            FailureCode.DATASET_UNREADABLE, "An image of the dataset is not in the store any more."
+        ) from None
 
 
 def _train(

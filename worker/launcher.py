@@ -33,6 +33,8 @@ class Launch:
 
     run_dir: RunDir
     base_dir: Path
+    datasets: tuple[tuple[Path, float], ...]
+    """Where the versions that feed the run lie, and their weights."""
     cache_dir: Path
     home: Path
     attempt: str
@@ -121,7 +123,8 @@ def command(launch: Launch) -> list[str]:
         *("-m", "trainer", str(launch.run_dir.config)),
         *("--run-dir", str(launch.run_dir.root)),
         *("--base-dir", str(launch.base_dir)),
-        *("--dataset-dir", str(launch.run_dir.dataset)),
+        *(word for folder, _ in launch.datasets for word in ("--dataset-dir", str(folder))),
+        *(word for _, weight in launch.datasets for word in ("--dataset-weight", str(weight))),
         *("--cache-dir", str(launch.cache_dir)),
     ]
 

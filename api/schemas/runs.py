@@ -20,12 +20,14 @@ class RunFailure(Failure):
 
 
 class RunDataset(Answer):
-    """The frozen version a run trains on."""
+    """A frozen version a run trains on."""
 
     id: str
     name: str
     version: int
     digest: str
+    weight: float
+    """How often an epoch sees each of its images, relative to weight 1."""
 
 
 class RunBase(Answer):
@@ -48,6 +50,11 @@ class RunOut(Answer):
     recipe: str
     overrides: dict[str, Any]
     dataset: RunDataset
+    """The first of them, for runs that have one."""
+    datasets: list[RunDataset]
+    """Every version that feeds it."""
+    dataset_digest: str
+    """What names all of them together: of one version with weight 1, its own digest."""
     base: RunBase
     config_digest: str
     step: int
@@ -121,6 +128,7 @@ def preview_out(preview: RunPreview) -> PreviewOut:
 
 
 def _fields(run: Run) -> dict[str, Any]:
+    fed = [RunDataset.model_validate(one) for one in run.datasets]
     return {
         "id": run.id,
         "name": run.name,
@@ -129,9 +137,9 @@ def _fields(run: Run) -> dict[str, Any]:
         "explanation": RUN_REASONS[RunReason(run.reason)],
         "recipe": run.recipe,
         "overrides": run.overrides,
-        "dataset": RunDataset(
-            id=run.dataset_id, name=run.dataset_name, version=run.dataset_version, digest=run.dataset_digest
-        ),
+        "dataset": fed[0],
+        "datasets": fed,
+        "dataset_digest": run.dataset_digest,
         "base": RunBase(name=run.base_name, identity=run.base_identity),
         "config_digest": run.config_digest,
         "step": run.step,

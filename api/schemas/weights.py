@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.schemas.common import Answer, moment
+from api.schemas.runs import RunDataset
 from catalog.registry import service
 from catalog.registry.models import Weights
 
@@ -21,7 +22,7 @@ class WeightsBase(Answer):
 
 
 class WeightsDataset(Answer):
-    """The frozen version weights were trained on."""
+    """The frozen version weights were trained on; of several the first, with the digest of all."""
 
     name: str | None
     version: int | None
@@ -42,6 +43,8 @@ class WeightsOut(Answer):
     base: WeightsBase
     run: str | None
     dataset: WeightsDataset
+    datasets: list[RunDataset]
+    """Every version they were trained on."""
     trigger_word: str | None
     metrics: dict[str, Any]
     header: dict[str, Any]
@@ -77,6 +80,7 @@ def _out(row: Weights, aliases: list[str]) -> WeightsOut:
         base=WeightsBase(name=row.base_name, identity=row.base_identity),
         run=row.run_id,
         dataset=WeightsDataset(name=row.dataset_name, version=row.dataset_version, digest=row.dataset_digest),
+        datasets=[RunDataset.model_validate(one) for one in row.datasets],
         trigger_word=row.trigger_word,
         metrics=row.metrics,
         header=row.header,

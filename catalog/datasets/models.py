@@ -20,6 +20,8 @@ class Dataset(Listed):
     name: Mapped[str]
     captions_revision: Mapped[int] = mapped_column(default=0)
     """Counts changes of its images and captions, so that nobody edits what they have not seen."""
+    removed_at: Mapped[float | None]
+    """When its owner removed it and kept what came of it: nobody finds it any more, its versions are still named."""
 
 
 class DatasetFile(Base):
@@ -177,7 +179,7 @@ class DatasetEditChange(Base):
 
 
 class DatasetVersion(Base):
-    """A frozen state of a dataset: its rows never change."""
+    """A frozen state of a dataset: its rows never change; they go, all of them, when it is withdrawn."""
 
     __tablename__ = "dataset_versions"
     __table_args__ = (UniqueConstraint("dataset_id", "number"), UniqueConstraint("dataset_id", "digest"))
@@ -189,6 +191,8 @@ class DatasetVersion(Base):
     held_out_share: Mapped[float]
     summary: Mapped[dict[str, Any]]
     created_at: Mapped[float] = mapped_column(default=db_now())
+    withdrawn_at: Mapped[float | None]
+    """When its content was removed: its number and digest stay, and no run may use it (ADR 11)."""
 
 
 class DatasetVersionRow(Base):

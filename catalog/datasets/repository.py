@@ -30,12 +30,12 @@ class Counts(NamedTuple):
 
 
 def owned(owner: str) -> Select[Dataset]:
-    """An owner's datasets."""
-    return select(Dataset).where(Dataset.owner == owner)
+    """An owner's datasets, but those removed."""
+    return select(Dataset).where(Dataset.owner == owner, Dataset.removed_at.is_(None))
 
 
 def find(session: Session, owner: str, id_or_name: str) -> Dataset | None:
-    """A dataset by id or by name; an id wins over a name that looks like one."""
+    """A dataset by id or by name; an id wins over a name that looks like one. One that was removed is not found."""
     found = session.scalars(owned(owner).where(or_(Dataset.id == id_or_name, Dataset.name == id_or_name))).all()
     return max(found, key=lambda dataset: dataset.id == id_or_name, default=None)
 
@@ -204,6 +204,12 @@ def versions(session: Session, owner: str, dataset_id: str) -> Sequence[DatasetV
 def version(session: Session, owner: str, version_id: str) -> DatasetVersion | None:
     """One version by id."""
     return session.scalar(select(DatasetVersion).where(DatasetVersion.owner == owner, DatasetVersion.id == version_id))
+
+
+def hold_versions(session: Session, owner: str, version_ids: Sequence[str]) -> set[str]:
+    """Those of the versions that can be used, kept so until the transaction ends."""
+    query = select(DatasetVersion.id).where(DatasetVersion.owner == owner, DatasetVersion.id.in_(version_ids))
+    return set(session.scalars(query.where(DatasetVersion.withdrawn_at.is_(None)).with_for_update(read=True)))
 
 
 def version_rows(session: Session, owner: str, version_id: str) -> Sequence[DatasetVersionRow]:

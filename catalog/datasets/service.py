@@ -181,6 +181,9 @@ def freeze(
     earlier = repository.versions(session, owner, dataset.id)
     for version in earlier:
         if version.digest == summary.digest:
+            if version.withdrawn_at is not None:
+                version.withdrawn_at = None  # the same content is the same version, also when it comes back
+                _write_rows(session, version, contents)
             return Freeze(version, created=False)
     version = DatasetVersion(
         id=new_id("dsv"),
@@ -193,7 +196,7 @@ def freeze(
     )
     session.add(version)
     session.flush()
-    repository.add_version_rows(session, (_row_values(version, i, entry) for i, entry in enumerate(contents)))
+    _write_rows(session, version, contents)
     return Freeze(version, created=True)
 
 
@@ -210,10 +213,15 @@ def read_version(session: Session, owner: str, dataset_id: str, number: int | No
     """One version by number; None is the latest.
 
     Raises:
-        PatinaError: NOT_FOUND: no such dataset, no such version, or nothing frozen yet.
+        PatinaError: NOT_FOUND: no such dataset, no such version, or nothing frozen yet; CONFLICT: it was withdrawn.
     """
     dataset = find_dataset(session, owner, dataset_id)
-    versions = repository.versions(session, owner, dataset.id)
+    every = repository.versions(session, owner, dataset.id)
+    versions = [version for version in every if version.withdrawn_at is None]
+    for version in every:
+        if version.number == number and version.withdrawn_at is not None:
+            message = f"Version {number} of '{dataset.name}' was withdrawn: its images were removed."
+            raise PatinaError(FailureCode.CONFLICT, message, "Its digest stays named; freeze what there is now.")
     if not versions:
         message = f"The dataset '{dataset.name}' has not been frozen."
         hint = f"Freeze it first: POST /api/v1/datasets/{dataset.id}/versions."
@@ -269,6 +277,10 @@ def _view(dataset: Dataset, counts: Counts) -> DatasetView:
     filled = DatasetStatus.READY if counts.images else DatasetStatus.EMPTY
     status = DatasetStatus.INGESTING if counts.pending or counts.being_read else filled
     return DatasetView(dataset.id, dataset.name, status, counts.images, counts.pending, dataset.created_at)
+
+
+def _write_rows(session: Session, version: DatasetVersion, contents: Sequence[VersionImage]) -> None:
+    repository.add_version_rows(session, (_row_values(version, i, entry) for i, entry in enumerate(contents)))
 
 
 def _row_values(version: DatasetVersion, position: int, entry: VersionImage) -> dict[str, object]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
-from catalog.registry.models import Weights, WeightsAlias
+from catalog.registry.models import Weights, WeightsAlias, WeightsNumber, WeightsVersion
+from catalog.runs.models import RunVersion
 
 
 def owned(owner: str) -> Select[Weights]:
@@ -37,8 +38,18 @@ def version(session: Session, owner: str, name: str, number: int) -> Weights | N
 
 
 def last_version(session: Session, owner: str, name: str) -> int:
-    """The highest version number of a name; 0 when there is none."""
-    return session.scalar(select(func.max(Weights.version)).where(Weights.owner == owner, Weights.name == name)) or 0
+    """The highest version number a name ever had, removed ones too; 0 when it had none."""
+    there = select(func.max(Weights.version)).where(Weights.owner == owner, Weights.name == name)
+    removed = select(WeightsNumber.number).where(WeightsNumber.owner == owner, WeightsNumber.name == name)
+    return max(session.scalar(there) or 0, session.scalar(removed) or 0)
+
+
+def link_versions(session: Session, weights: Weights) -> None:
+    """Weights come of the dataset versions their run is fed by."""
+    fed = select(RunVersion.version_id).where(RunVersion.owner == weights.owner, RunVersion.run_id == weights.run_id)
+    for version_id in session.scalars(fed).all():
+        session.add(WeightsVersion(owner=weights.owner, weights_id=weights.id, version_id=version_id))
+    session.flush()
 
 
 def of_run(session: Session, owner: str, run_id: str) -> Sequence[Weights]:

@@ -76,6 +76,7 @@ def publish(session: Session, claim: jobs.Claim, publication: Publication) -> We
             dataset_digest=run.dataset_digest,
             dataset_name=run.dataset_name,
             dataset_version=run.dataset_version,
+            datasets=run.datasets,
             trigger_word=header.trigger_word,
             metrics=dict(publication.metrics),
             header=header.model_dump(mode="json"),
@@ -84,6 +85,7 @@ def publish(session: Session, claim: jobs.Claim, publication: Publication) -> We
             blob_key=publication.blob_key,
         )
         if add_unique(session, weights):  # else another run took this version number meanwhile
+            repository.link_versions(session, weights)
             return weights
     raise PatinaError(FailureCode.CONFLICT, f"Too many runs publish '{header.name}' at once.")
 

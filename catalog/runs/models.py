@@ -30,10 +30,14 @@ class Run(Listed):
     config_digest: Mapped[str]
     plan: Mapped[dict[str, Any]]
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    """Of the first version that feeds it, as the next three; ``datasets`` has all of them."""
     version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"))
     dataset_name: Mapped[str]
     dataset_version: Mapped[int]
     dataset_digest: Mapped[str]
+    """Of all that feeds it (contracts/mixing.py): for one version with weight 1 the version's own."""
+    datasets: Mapped[list[dict[str, Any]]]
+    """Each version that feeds it: id and name of its dataset, version, digest, weight."""
     base_id: Mapped[str] = mapped_column(ForeignKey("bases.id"))
     base_name: Mapped[str]
     base_identity: Mapped[str]
@@ -58,6 +62,15 @@ class Run(Listed):
     failure_reference: Mapped[str | None]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
+
+
+class RunVersion(Base):
+    """A run and a version that feeds it."""
+
+    __tablename__ = "run_versions"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), primary_key=True, index=True)
 
 
 class RunEvent(Base):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
-from catalog.runs.models import Run, RunEvent, RunPreview
+from catalog.datasets.models import DatasetVersion
+from catalog.runs.models import Run, RunEvent, RunPreview, RunVersion
 from contracts.run import RunReason, RunStatus
 
 
@@ -19,6 +20,16 @@ def owned(owner: str) -> Select[Run]:
 def by_id(session: Session, owner: str, run_id: str) -> Run | None:
     """One run, as the database has it now."""
     return session.scalar(owned(owner).where(Run.id == run_id).execution_options(populate_existing=True))
+
+
+def versions(session: Session, owner: str, run_id: str) -> list[tuple[str, str]]:
+    """Id and digest of each version that feeds a run."""
+    query = (
+        select(DatasetVersion.id, DatasetVersion.digest)
+        .join(RunVersion, RunVersion.version_id == DatasetVersion.id)
+        .where(RunVersion.owner == owner, RunVersion.run_id == run_id)
+    )
+    return [(version_id, digest) for version_id, digest in session.execute(query)]
 
 
 def change_reason(session: Session, status: RunStatus, before: RunReason, after: RunReason) -> None:

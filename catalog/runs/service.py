@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 from catalog import jobs
 from catalog.bases import service as bases
 from catalog.bases.models import Base
-from catalog.datasets import service as datasets
-from catalog.datasets.models import DatasetVersion
 from catalog.db import new_id
+from catalog.job_requests import request_cancel
 from catalog.paging import DEFAULT_LIMIT, Page, page
-from catalog.runs import repository
-from catalog.runs.models import Run, RunEvent, RunPreview
+from catalog.runs import feeding, repository
+from catalog.runs.feeding import Fed, Problem
+from catalog.runs.models import Run, RunEvent, RunPreview, RunVersion
 from catalog.runs.recipes import load_recipe
 from catalog.runs.status import switch_status
 from contracts.config import digest
@@ -57,7 +57,8 @@ def create(session: Session, owner: str, request: RunRequest, recipes_dir: Path)
         InvalidInput, PatinaError: as ``plan``.
     """
     prepared = _prepare(session, owner, request, recipes_dir)
-    config = prepared.config
+    config, fed = prepared.config, prepared.fed
+    feeding.hold(session, owner, fed)
     run = Run(
         id=new_id("run"),
         owner=owner,
@@ -67,11 +68,12 @@ def create(session: Session, owner: str, request: RunRequest, recipes_dir: Path)
         config=config.model_dump(mode="json"),
         config_digest=config.digest(),
         plan=prepared.plan.model_dump(mode="json"),
-        dataset_id=prepared.version.dataset_id,
-        version_id=prepared.version.id,
-        dataset_name=prepared.dataset_name,
-        dataset_version=prepared.version.number,
-        dataset_digest=prepared.version.digest,
+        dataset_id=fed[0].version.dataset_id,
+        version_id=fed[0].version.id,
+        dataset_name=fed[0].dataset_name,
+        dataset_version=fed[0].version.number,
+        dataset_digest=feeding.digest_of(fed),
+        datasets=[one.described for one in fed],
         base_id=prepared.base.id,
         base_name=prepared.base.name,
         base_identity=prepared.base.identity,
@@ -80,6 +82,7 @@ def create(session: Session, owner: str, request: RunRequest, recipes_dir: Path)
     )
     session.add(run)
     session.flush()
+    session.add_all(RunVersion(owner=owner, run_id=run.id, version_id=one.version.id) for one in fed)
     jobs.enqueue(session, owner, jobs.Queue.TRAIN, jobs.Kind.TRAIN, run.id)
     return run
 
@@ -115,7 +118,7 @@ def cancel(session: Session, owner: str, run_id: str) -> Run:
         return run
     if run.status in FINISHED:
         raise PatinaError(FailureCode.CONFLICT, f"The run has {run.status}; there is nothing to cancel.")
-    left = jobs.request_cancel(session, owner, jobs.Kind.TRAIN, run.id)
+    left = request_cancel(session, owner, jobs.Kind.TRAIN, run.id)
     run = read(session, owner, run_id)
     if left == jobs.JobState.CANCELLED:
         switch_status(session, run, RunStatus.CANCELLED, RunReason.CANCELLED)
@@ -166,6 +169,17 @@ def find_preview(session: Session, owner: str, sha256: str) -> str | None:
     return None if found is None else found.blob_key
 
 
+def fed_by(session: Session, owner: str, run_id: str) -> list[tuple[str, float]]:
+    """The id of each version that feeds a run and its weight, in the order they were named.
+
+    Raises:
+        PatinaError: NOT_FOUND.
+    """
+    run = read(session, owner, run_id)
+    ids = {digest: version_id for version_id, digest in repository.versions(session, owner, run.id)}
+    return [(ids[one["digest"]], one["weight"]) for one in run.datasets]
+
+
 def config_of(run: Run) -> TrainConfig:
     """The run's configuration."""
     return TrainConfig.model_validate(run.config)
@@ -175,56 +189,47 @@ def config_of(run: Run) -> TrainConfig:
 class _Prepared:
     config: TrainConfig
     base: Base
-    version: DatasetVersion
-    dataset_name: str
+    fed: list[Fed]
     shape: str
     plan: Plan
 
 
 def _prepare(session: Session, owner: str, request: RunRequest, recipes_dir: Path) -> _Prepared:
-    problems: list[PatinaError] = []
-    config = base = version = dataset = None
+    fed, problems = feeding.choose(session, owner, request)
+    config = base = None
     try:
         recipe = load_recipe(recipes_dir, request.recipe)
         config = parse_config(recipe.values, request.overrides)
     except PatinaError as error:
-        problems.append(error)
+        problems.append(Problem("/recipe", error))
     try:
         base = bases.read_ready(session, owner, request.base)
     except PatinaError as error:
-        problems.append(error)
-    try:
-        dataset = datasets.read(session, owner, request.dataset)
-        version = datasets.read_version(session, owner, dataset.id, request.version)
-    except PatinaError as error:
-        problems.append(error)
-    if config is None or base is None or version is None or dataset is None:
+        problems.append(Problem("/base", error))
+    if problems or config is None or base is None:
         raise _all_at_once(problems, request)
     shape = _shape(config, base)
     measured = repository.latest_of_shape(session, owner, shape)
     planned = make_plan(
         config,
         bases.description_of(base),
-        datasets.summary_of(version),
+        feeding.summarise(session, owner, fed),
         seconds_per_step=None if measured is None else measured.seconds_per_step,
     )
-    return _Prepared(config, base, version, dataset.name, shape, planned)
+    return _Prepared(config, base, fed, shape, planned)
 
 
-def _all_at_once(problems: list[PatinaError], request: RunRequest) -> PatinaError:
-    if len(problems) == 1 and not isinstance(problems[0], InvalidInput):
-        return problems[0]
+def _all_at_once(problems: list[Problem], request: RunRequest) -> PatinaError:
+    if len(problems) == 1 and not isinstance(problems[0].error, InvalidInput):
+        return problems[0].error
     errors: list[FieldError] = []
-    for problem in problems:
+    for pointer, problem in problems:
         if isinstance(problem, InvalidInput):
             errors += [_in_request(error, request) for error in problem.errors]
         else:
-            errors.append(FieldError(pointer=_POINTERS.get(problem.code, "/dataset"), message=problem.message))
-    hint = next((problem.hint for problem in problems if isinstance(problem, InvalidInput)), None)
+            errors.append(FieldError(pointer=pointer, message=problem.message))
+    hint = next((problem.hint for _, problem in problems if isinstance(problem, InvalidInput)), None)
     return InvalidInput(errors, hint=hint)
-
-
-_POINTERS = {FailureCode.UNKNOWN_RECIPE: "/recipe", FailureCode.UNKNOWN_BASE: "/base"}
 
 
 def _in_request(error: FieldError, request: RunRequest) -> FieldError:

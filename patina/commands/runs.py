@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from patina import overrides
+from patina import choices, overrides
 from patina.client import Client, Json
 from patina.connect import connect
 from patina.follow import follow
@@ -21,7 +21,14 @@ Which = Annotated[str, typer.Argument(help="Id of the run, or `last`.")]
 
 @app.command("create")
 def create(
-    dataset: Annotated[str, typer.Option(help="Name or id of the dataset; its newest frozen version is used.")],
+    dataset: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME[@VERSION][=WEIGHT]",
+            help="Name or id of the dataset, a version (the newest), how often its images are seen (1); for several, "
+            "several times.",
+        ),
+    ],
     base: Annotated[str, typer.Option(help="Name of the base.")],
     recipe: Annotated[str, typer.Option(help="Name of the recipe, a file in configs/train.")],
     settings: Annotated[list[str] | None, typer.Argument(help="Settings on top of the recipe: key=value …")] = None,
@@ -32,7 +39,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Queue a run: a recipe, a dataset, a base, and settings such as steps=200 lora.rank=8."""
-    given = {"name": name, "dataset": dataset, "version": version, "base": base, "recipe": recipe}
+    given = {"name": name, **choices.parse(dataset, version), "base": base, "recipe": recipe}
     request = {k: v for k, v in given.items() if v is not None} | {"overrides": overrides.parse(settings or ())}
     with connect() as client:
         if dry_run:
@@ -54,8 +61,7 @@ def ls(as_json: AsJson = False) -> None:
         found = client.runs()
     columns = ("id", "name", "status", "step", "dataset", "base", "created")
     lines = (
-        (r["id"], r["name"], r["status"], _steps(r), r["dataset"]["name"], r["base"]["name"], when(r["created_at"]))
-        for r in found
+        (r["id"], r["name"], r["status"], _steps(r), _names(r), r["base"]["name"], when(r["created_at"])) for r in found
     )
     give({"items": found}, as_json, lambda: rows(columns, lines, "No runs yet; start one with `patina runs create`."))
 
@@ -103,6 +109,18 @@ def _steps(run: Json) -> str:
     return f"{run['step'] or 0}/{run['steps']}"
 
 
+def _names(run: Json) -> str:
+    return ", ".join(dict.fromkeys(one["name"] for one in run["datasets"]))
+
+
+def _fed(run: Json) -> str:
+    parts = (
+        f"{one['name']}, version {one['version']}" + (f", weight {one['weight']:g}" if one["weight"] != 1 else "")
+        for one in run["datasets"]
+    )
+    return "; ".join(parts)
+
+
 def _run(run: Json) -> RenderableType:
     failure, outcome = run["failure"], run.get("outcome") or {}
     pairs: list[tuple[str, Any]] = [
@@ -112,7 +130,7 @@ def _run(run: Json) -> RenderableType:
         ("why", failure["message"] if failure else run["explanation"]),
         ("what to do", failure["hint"] if failure else None),
         ("step", _steps(run)),
-        ("dataset", f"{run['dataset']['name']}, version {run['dataset']['version']}"),
+        ("dataset", _fed(run)),
         ("base", run["base"]["name"]),
         ("recipe", " ".join([run["recipe"], *(f"{key}={value}" for key, value in run["overrides"].items())])),
         ("weights", run["config"]["output_name"] if run["status"] == "succeeded" else None),
@@ -130,9 +148,10 @@ def _change(before: float | None, after: float | None) -> str | None:
 
 def _plan(plan: Json) -> RenderableType:
     speed_s = plan["seconds_per_step"]
-    buckets = ", ".join(f"{bucket}: {count}" for bucket, count in plan["buckets"].items())
+    buckets = ", ".join(f"{bucket}: {count:g}" for bucket, count in plan["buckets"].items())
     pairs: list[tuple[str, Any]] = [
         ("images", f"{plan['images']} and {plan['held_out_images']} held out"),
+        ("held out by another dataset", plan["kept_out_images"] or None),
         ("buckets", buckets),
         ("smaller than their bucket", plan["upscaled_images"] or None),
         ("steps", f"{plan['steps']} of {plan['global_batch']} images ({plan['epochs']:g} epochs)"),

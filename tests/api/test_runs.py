@@ -73,6 +73,24 @@ class TestCreate:
         assert "patina up" in made["explanation"]
         assert client.get(f"/api/v1/runs/{made['id']}").json() == made
 
+    def test_several_versions_feed_one_run(self, client: TestClient, ready: None, make: Any) -> None:
+        make.frozen(name="more", images=5)
+        several = {"base": "emoji", "recipe": "quick", "datasets": [{"dataset": "style"}, {"dataset": "more"}]}
+        several["datasets"][1]["weight"] = 0.5  # type: ignore[index]
+        made = client.post("/api/v1/runs", json=several).json()
+        assert [(one["name"], one["version"], one["weight"]) for one in made["datasets"]] == [
+            ("style", 1, 1.0), ("more", 1, 0.5),
+        ]  # fmt: skip
+        make.publish(make.begin())
+        (weights,) = client.get("/api/v1/weights").json()["items"]
+        assert (weights["datasets"], weights["dataset"]["digest"]) == (made["datasets"], made["dataset_digest"])
+
+    @pytest.mark.parametrize(
+        "changed", [{"datasets": [{"dataset": "style"}]}, {"dataset": None}, {"dataset": None, "datasets": []}]
+    )
+    def test_its_data_is_said_once(self, client: TestClient, ready: None, changed: dict[str, Any]) -> None:
+        assert client.post("/api/v1/runs", json=REQUEST | changed).status_code == 422
+
     def test_everything_wrong_is_told_at_once(self, client: TestClient) -> None:
         request = {"dataset": "none", "base": "none", "recipe": "quick", "overrides": {"lora.rang": 8, "steps": 0}}
         answer = client.post("/api/v1/runs", json=request)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, Table, inspect
+from sqlalchemy import JSON, Column, MetaData, Table, Text, inspect, select
 
 from catalog.db import Base, Database, migrations_config
+from catalog.registry.models import Weights, WeightsVersion
+from catalog.runs.models import Run, RunVersion
 
 
 class TestMigrations:
@@ -42,7 +45,42 @@ class TestMigrations:
         database.upgrade()
         assert "jobs" in inspect(database.engine).get_table_names()
 
+    def test_runs_and_weights_of_before_are_linked_to_the_version_they_had(self, tmp_path: Path) -> None:
+        database = Database(f"sqlite:///{tmp_path / 'patina.db'}")
+        database.upgrade()
+        with database.engine.begin() as connection:
+            command.downgrade(migrations_config(connection), "r0007")
+            before = MetaData()
+            before.reflect(connection)
+            known = {"dataset_id": "ds", "version_id": "v", "run_id": "r", "base_id": "b", "version": 1, "number": 1}
+            known |= {"dataset_name": "style", "dataset_version": 1, "dataset_digest": "d"}
+            for table, key in {
+                "datasets": "ds",
+                "dataset_versions": "v",
+                "bases": "b",
+                "runs": "r",
+                "weights": "w",
+            }.items():
+                row = {
+                    column.name: known.get(column.name, key if column.name == "id" else _anything(column))
+                    for column in before.tables[table].columns
+                    if not column.nullable or column.name in known
+                }
+                connection.execute(before.tables[table].insert().values(row))
+        database.upgrade()
+        fed = [{"id": "ds", "name": "style", "version": 1, "digest": "d", "weight": 1.0}]
+        with database.reading() as session:
+            assert session.scalar(select(Run.datasets)) == session.scalar(select(Weights.datasets)) == fed
+            assert session.execute(select(RunVersion.run_id, RunVersion.version_id)).all() == [("r", "v")]
+            assert session.execute(select(WeightsVersion.weights_id, WeightsVersion.version_id)).all() == [("w", "v")]
+
     def test_one_line_leads_to_one_head(self) -> None:
         found = list((Path(__file__).parents[2] / "catalog" / "migrations" / "versions").glob("*.py"))
         assert found
         assert all("down_revision" in path.read_text() for path in found)
+
+
+def _anything(column: Column[Any]) -> Any:
+    if isinstance(column.type, JSON):
+        return {}
+    return "x" if isinstance(column.type, Text) else 0

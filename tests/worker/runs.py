@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,16 @@ def freeze_pictures(station: Station, count: int = 6) -> None:
         datasets.freeze(session, OWNER, dataset, held_out_share=0.2)
 
 
-def queue_run(station: Station, overrides: Mapping[str, Any] | None = None) -> str:
+def queue_run(
+    station: Station, overrides: Mapping[str, Any] | None = None, fed_by: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """A run of RECIPE, waiting; returns its id."""
     folder = station.settings.home_dir / "recipes"
     folder.mkdir(exist_ok=True)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
-    request = RunRequest(dataset="pictures", base="tiny-base", recipe="tiny", overrides=dict(overrides or {}))
+    data = {"datasets": fed_by} if fed_by else {"dataset": "pictures"}
+    wanted = data | {"base": "tiny-base", "recipe": "tiny", "overrides": dict(overrides or {})}
+    request = RunRequest.model_validate(wanted)
     with station.database.session() as session:
         return runs.create(session, OWNER, request, folder).id
 

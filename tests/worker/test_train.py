@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from catalog import jobs
 from catalog.bases.models import Base
+from catalog.datasets import editing
+from catalog.datasets import service as datasets
 from catalog.datasets.parquet import schema
 from catalog.db import db_now
 from catalog.jobs import Job
@@ -108,6 +111,19 @@ class TestCompletedRun:
         assert yaml.safe_load(folder.config.read_text()) == run_of(station, run_id).config
         assert (folder.dataset / "data.parquet").is_file()
         assert "image" in schema().names
+
+    def test_on_several_versions_gets_all_of_them(self, station: Station, play: Plays) -> None:
+        # The same pictures without one of them: another version of the same dataset.
+        with station.database.session() as session:
+            image = editing.list_images(session, OWNER, "pictures").items[0].image
+            editing.remove_image(session, OWNER, "pictures", image, None)
+            datasets.freeze(session, OWNER, "pictures", held_out_share=0.2)
+        choices = [{"dataset": "pictures", "version": 1}, {"dataset": "pictures", "version": 2, "weight": 0.5}]
+        run_id = play("complete()", queue_run(station, fed_by=choices))
+        train.work(station, Shift())
+        folder = run_dir(station, run_id)
+        counts = [pq.read_metadata(folder.dataset / part / "data.parquet").num_rows for part in ("1", "2")]
+        assert (counts, run_of(station, run_id).status) == ([6, 5], "succeeded")
 
     def test_that_died_before_publishing_is_published_without_training_again(
         self, station: Station, play: Plays, monkeypatch: pytest.MonkeyPatch

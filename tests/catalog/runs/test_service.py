@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from catalog.datasets import service as datasets
 from catalog.db import Database
 from catalog.jobs import Kind, Queue
 from catalog.runs import progress
@@ -19,6 +20,10 @@ from contracts.run import RunReason, RunRequest, RunStatus
 
 def _request(dataset: str, **changes: Any) -> RunRequest:
     return RunRequest(**{"dataset": dataset, "base": "emoji", "recipe": "demo"} | changes)
+
+
+def _several(*choices: dict[str, Any]) -> RunRequest:
+    return RunRequest.model_validate({"datasets": choices, "base": "emoji", "recipe": "demo"})
 
 
 def _create(database: Database, owner: str, request: RunRequest, recipes: Path) -> runs.Run:
@@ -58,12 +63,62 @@ class TestCreate:
         dataset_id = make.frozen()
         make.ingest(dataset_id, {"new.png": "new"}, {})
         with database.session() as session:
-            runs.datasets.freeze(session, owner, dataset_id)
+            datasets.freeze(session, owner, dataset_id)
         seen = [
             _create(database, owner, _request(dataset_id, version=version), recipes).dataset_version
             for version in (None, 1)
         ]
         assert seen == [2, 1]
+
+    def test_is_fed_by_several_versions_with_their_weights(
+        self, database: Database, make: Any, owner: str, recipes: Path
+    ) -> None:
+        make.base()
+        first, second = make.frozen(name="first"), make.frozen(name="second", images=5)
+        chosen = ({"dataset": "first", "version": 1, "weight": 2}, {"dataset": second, "weight": 0.5})
+        run = _create(database, owner, _several(*chosen), recipes)
+        assert [(one["name"], one["version"], one["weight"]) for one in run.datasets] == [
+            ("first", 1, 2), ("second", 1, 0.5),
+        ]  # fmt: skip
+        with database.reading() as session:
+            fed = runs.fed_by(session, owner, run.id)
+            contents = [datasets.version_contents(session, owner, version_id) for version_id, _ in fed]
+        assert [(len(rows), weight) for rows, (_, weight) in zip(contents, fed, strict=True)] == [(3, 2), (5, 0.5)]
+        turned = _create(database, owner, _several(*chosen[::-1]), recipes)
+        alone = _create(database, owner, _request(first), recipes)
+        assert run.dataset_digest == turned.dataset_digest not in (alone.dataset_digest, run.datasets[0]["digest"])
+        assert alone.dataset_digest == alone.datasets[0]["digest"]
+
+    def test_plans_what_an_epoch_of_several_versions_sees(
+        self, database: Database, make: Any, owner: str, recipes: Path
+    ) -> None:
+        make.base()
+        # Both hold out the one image they share, so that seven of ten different ones are trained on.
+        for name, count in {"small": 4, "large": 8}.items():
+            dataset_id = make.dataset(name=name, images=0)
+            make.ingest(dataset_id, {f"{n}.png": str(n) for n in range(count)}, {})
+            with database.session() as session:
+                datasets.freeze(session, owner, dataset_id, 0.0 if name == "large" else 0.3)
+        chosen = ({"dataset": "small", "weight": 2}, {"dataset": "large", "weight": 0.5})
+        with database.reading() as session:
+            planned = runs.plan(session, owner, _several(*chosen), recipes)
+            kept = datasets.summary_of(datasets.read_version(session, owner, "small")).held_out_images
+        assert kept > 0
+        assert (planned.kept_out_images, planned.held_out_images, planned.images) == (kept, kept, 8 - kept)
+        assert sum(planned.buckets.values()) == 2 * (4 - kept) + 0.5 * (8 - kept)
+
+    def test_names_each_version_that_cannot_feed_it(
+        self, database: Database, make: Any, owner: str, recipes: Path
+    ) -> None:
+        make.base()
+        make.frozen(name="style")
+        make.dataset(name="open")
+        wanted = [{"dataset": "style"}, {"dataset": "gone"}, {"dataset": "style", "version": 1}, {"dataset": "open"}]
+        with pytest.raises(InvalidInput) as caught:
+            _create(database, owner, _several(*wanted), recipes)
+        errors = _errors(caught)
+        assert set(errors) == {"/datasets/1", "/datasets/2", "/datasets/3"}
+        assert "the same content as /datasets/0" in errors["/datasets/2"]
 
     def test_reports_every_problem_at_once(self, database: Database, make: Any, owner: str, recipes: Path) -> None:
         request = _request(
