@@ -125,7 +125,7 @@ def enqueue(
     """
     job = Job(owner=owner, queue=queue, kind=kind, subject_id=subject_id, priority=priority)
     if pause_s > 0:
-        job.not_before = _in(pause_s)
+        job.not_before = db_now() + pause_s
     else:
         ring(session, queue)
     session.add(job)
@@ -142,14 +142,6 @@ def enqueue_once(session: Session, owner: str, queue: str, kind: str, subject_id
     if not returned(session, waiting.values(rung_at=db_now()).returning(Job.id)):
         enqueue(session, owner, queue, kind, subject_id, priority)
     ring(session, queue)
-
-
-def hasten(session: Session, owner: str, kind: str, subject_id: str) -> None:
-    """Let the subject's waiting job be claimed at once, whatever it waits for."""
-    waiting = update(Job).where(
-        Job.owner == owner, Job.kind == kind, Job.subject_id == subject_id, Job.state == JobState.QUEUED
-    )
-    returned(session, waiting.values(not_before=None).returning(Job.id))
 
 
 def claim(
@@ -180,17 +172,6 @@ def claim(
         savepoint.commit()
         taken.append(replace(found[0], slot=slot))
     return taken
-
-
-def unfinished(session: Session, owner: str, kind: str, subject_ids: Sequence[str]) -> set[str]:
-    """Those of the subjects that have a job of this kind waiting or being done."""
-    query = select(Job.subject_id).where(
-        Job.owner == owner,
-        Job.kind == kind,
-        Job.subject_id.in_(subject_ids),
-        Job.state.in_([JobState.QUEUED, JobState.LEASED]),
-    )
-    return set(session.scalars(query))
 
 
 def hold(session: Session, claimed: Claim) -> None:
@@ -252,7 +233,7 @@ def release(
     if job.state != JobState.QUEUED:
         job.finished_at = db_now()
     elif failed and pauses_s:
-        job.not_before = _in(pauses_s[min(job.failures, len(pauses_s)) - 1])
+        job.not_before = db_now() + pauses_s[min(job.failures, len(pauses_s)) - 1]
     else:
         job.rung_at = db_now()
         ring(session, job.queue)
@@ -266,21 +247,6 @@ def postpone(session: Session, job_id: int, fence: int) -> None:
     """Give a held job back for later: behind the others and without a ring; with a lost lease nothing changes."""
     later = {"state": JobState.QUEUED, "lease_until": None, "rung_at": db_now(), "priority": Job.priority - 1}
     returned(session, update(Job).where(*_held(job_id, fence)).values(later).returning(Job.id))
-
-
-def request_cancel(session: Session, owner: str, kind: str, subject_id: str) -> JobState | None:
-    """Cancel the subject's job: at once when it waits, through the next heartbeat when a worker has it.
-
-    Returns:
-        CANCELLED or LEASED (the worker is told), or None when there is nothing left to cancel.
-    """
-    mine = (Job.owner == owner, Job.kind == kind, Job.subject_id == subject_id)
-    waiting = update(Job).where(*mine, Job.state == JobState.QUEUED)
-    over = {"state": JobState.CANCELLED, "cancel_requested_at": db_now(), "finished_at": db_now()}
-    if returned(session, waiting.values(over).returning(Job.id)):
-        return JobState.CANCELLED
-    working = update(Job).where(*mine, Job.state == JobState.LEASED).values(cancel_requested_at=db_now())
-    return JobState.LEASED if returned(session, working.returning(Job.id)) else None
 
 
 def returned(session: Session, statement: Any) -> list[Any]:
@@ -322,10 +288,6 @@ def _claim(session: Session, queue: str, worker_id: str, lease_s: float, limit: 
 
 def _held(job_id: int, fence: int) -> tuple[ColumnElement[bool], ...]:
     return Job.id == job_id, Job.fence == fence, Job.state == JobState.LEASED
-
-
-def _in(seconds: float) -> ColumnElement[float]:
-    return db_now() + seconds
 
 
 def _after_interruption(job: Job) -> JobState:

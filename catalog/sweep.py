@@ -16,6 +16,7 @@ from catalog.bases import service as bases
 from catalog.datasets import ingests
 from catalog.db import db_now, ring
 from catalog.generations import service as generations
+from catalog.job_requests import FILLING
 from catalog.jobs import ALSO_RUNG, MAX_FAILURES, Job, JobState, Kind, returned
 from catalog.runs import progress as runs
 from catalog.workers import service as workers
@@ -90,8 +91,8 @@ def _follow(session: Session, ref: JobRef, state: JobState) -> None:
         runs.after_sweep(session, ref.owner, ref.subject_id, state)
     elif ref.kind == Kind.GENERATE:
         generations.after_sweep(session, ref.owner, ref.subject_id, state)
-    elif ref.kind == Kind.INGEST:
-        ingests.after_job(session, ref.owner, ref.subject_id, state)  # blobs left behind are the collector's
+    elif ref.kind in FILLING:
+        ingests.after_job(session, ref.owner, ref.subject_id, state, ref.kind)  # blobs left behind are the collector's
     elif ref.kind == Kind.BASE_ADD and state == JobState.FAILED:
         words = FAILURES[FailureCode.WORKER_LOST]
         bases.mark_failed(session, ref.owner, ref.subject_id, FailureCode.WORKER_LOST, words.message)

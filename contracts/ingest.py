@@ -23,6 +23,8 @@ class IngestStatus(StrEnum):
 class IngestPhase(StrEnum):
     """What the worker is doing."""
 
+    FETCHING = "fetching"
+    """Fetching pictures from addresses."""
     UNPACKING = "unpacking"
     """Taking files out of an archive or pictures out of a table."""
     DECODING = "decoding"

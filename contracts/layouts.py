@@ -49,7 +49,13 @@ class FileKind(StrEnum):
     TABLE = "table"
     """A Parquet file that holds pictures."""
     ARCHIVE = "archive"
+    URL = "url"
+    """An address a picture is still to be fetched from."""
     OTHER = "other"
+
+
+HOLDING_IMAGES = frozenset({FileKind.IMAGE, FileKind.ARCHIVE, FileKind.TABLE})
+"""Kinds without any of which there is nothing to train on."""
 
 
 class ConceptFolder(NamedTuple):

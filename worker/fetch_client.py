@@ -143,7 +143,7 @@ def _header(answer: httpcore.Response, wanted: bytes) -> str:
 
 
 def _too_large(max_bytes: int) -> NotFetched:
-    return NotFetched(f"it is larger than {max_bytes} bytes; a larger one is taken when PATINA_FETCH_BYTES is raised")
+    return NotFetched(f"it is larger than {max_bytes} bytes (PATINA_FETCH_BYTES)")
 
 
 def _too_slow(timeout_s: float) -> NotFetched:

@@ -1,4 +1,4 @@
-"""The light worker, `celery -A worker.light worker -P threads`: reads uploads and sweeps. Never loads torch."""
+"""The light worker, `celery -A worker.light worker -P threads`: reads uploads, fetches, sweeps. Never loads torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import structlog
 
 from catalog import jobs
 from catalog.datasets import ingests
-from catalog.jobs import Queue
+from catalog.jobs import Kind, Queue
+from worker import fetch
 from worker.decode import Decoder
 from worker.doorbell import Duty, Shift, doorbell, new_reference
+from worker.fetch_client import trust
 from worker.ingest import read_uploads
 from worker.lease import Lease
-from worker.reading import Interrupted
+from worker.reading import PAUSES_AFTER_FAILURE_S, Interrupted
 from worker.space import NoRoom
 from worker.station import Station, open_station
 from worker.sweep import collect, sweep
@@ -30,8 +32,11 @@ class LightWork:
         """Open the station; the duties are done in threads of their own."""
         station = self._station = open_station("light")
         every_s = station.settings.sweep_s
+        trusted = trust()
         return [
             Duty("light", lambda: work(station, self._decoder, shift), every_s),
+            # In a thread of its own: however slow the servers are, uploads are read meanwhile.
+            Duty("fetch", lambda: fetch.work(station, shift, trusted), every_s),
             Duty("collect", lambda: collect(station), station.settings.collect_s, rings=False),
             Duty("sweep", lambda: sweep(station), every_s, rings=False),
         ]
@@ -46,7 +51,7 @@ class LightWork:
 def work(station: Station, decoder: Decoder, shift: Shift) -> bool:
     """Claim one job and do it; False when there was none, or no room for it."""
     with station.database.session() as session:
-        claims = jobs.claim(session, Queue.LIGHT, station.worker_id, station.settings.lease_s)
+        claims = jobs.claim(session, Queue.LIGHT, station.worker_id, station.settings.lease_s, kind=Kind.INGEST)
     if not claims:
         return False
     claim = claims[0]
@@ -71,8 +76,8 @@ def work(station: Station, decoder: Decoder, shift: Shift) -> bool:
 
 def _give_back(station: Station, claim: jobs.Claim, *, failed: bool) -> None:
     with station.database.session() as session:
-        state = jobs.release(session, claim.job_id, claim.fence, failed=failed)
-        unread = ingests.after_job(session, claim.owner, claim.subject_id, state)
+        state = jobs.release(session, claim.job_id, claim.fence, failed=failed, pauses_s=PAUSES_AFTER_FAILURE_S)
+        unread = ingests.after_job(session, claim.owner, claim.subject_id, state, claim.kind)
     for key in unread:
         station.blobs.delete(key)
 

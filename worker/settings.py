@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.archives import MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_RATIO, MAX_TOTAL_BYTES, Limits
+from worker.decode import MAX_FILE_BYTES
+from worker.fetch_network import WEB_PORTS, FetchLimits
 
 
 class WorkerSettings(BaseSettings):
@@ -79,6 +82,24 @@ class WorkerSettings(BaseSettings):
     max_dataset_images: int = Field(default=100_000, ge=1)
     """Most images one dataset may hold, wherever they come from."""
 
+    max_dataset_bytes: int = Field(default=64 * 1024**3, ge=1)
+    """Most bytes one dataset may be sent; what is fetched counts when it comes."""
+
+    fetch_allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    """Networks that pictures are fetched from although they are not public, separated by commas."""
+
+    fetch_ports: Annotated[frozenset[int], NoDecode] = WEB_PORTS
+    """Ports that pictures are fetched from, separated by commas."""
+
+    fetch_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=MAX_FILE_BYTES)
+    """Largest picture that is fetched."""
+
+    fetch_timeout_s: float = Field(default=30.0, gt=0, le=600)
+    """Seconds fetching one picture may take, redirects and all."""
+
+    fetch_connections: int = Field(default=4, ge=1, le=32)
+    """Pictures fetched at once; each may take ``fetch_bytes`` of memory."""
+
     disk_reserve_bytes: int = Field(default=1024**3, ge=0)
     """Room kept free on the disk of the blob store; what would take it is read when there is more."""
 
@@ -94,6 +115,11 @@ class WorkerSettings(BaseSettings):
     archive_ratio: int = Field(default=MAX_RATIO, ge=1)
     """How many times larger what is unpacked may be than what it was packed in."""
 
+    @field_validator("fetch_allowed_networks", "fetch_ports", mode="before")
+    @classmethod
+    def _separated_by_commas(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _beats_in_time(self) -> Self:
         if self.heartbeat_s is not None and self.heartbeat_s > self.lease_s / 3:
@@ -104,6 +130,11 @@ class WorkerSettings(BaseSettings):
     def archive_limits(self) -> Limits:
         """What one archive may hold."""
         return Limits(self.archive_entries, self.archive_entry_bytes, self.archive_total_bytes, self.archive_ratio)
+
+    @property
+    def fetch_limits(self) -> FetchLimits:
+        """Where pictures are fetched from, and how much."""
+        return FetchLimits(self.fetch_allowed_networks, self.fetch_ports, self.fetch_bytes, self.fetch_timeout_s)
 
     @property
     def home_dir(self) -> Path:

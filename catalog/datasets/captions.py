@@ -30,6 +30,8 @@ class Naming(StrEnum):
     """By the name."""
     KEY = "key"
     """By the name, whole or without folder and extension."""
+    WHOLE = "whole"
+    """By the name, and nothing but all of it."""
 
 
 class ImageFile(NamedTuple):
@@ -133,8 +135,8 @@ def _finder(images: Sequence[ImageFile]) -> Callable[[CaptionFile], list[ImageFi
         scope, target = caption.scope, caption.target
         if caption.naming is Naming.SIDECAR:
             return stems.get((scope, target), [])
-        if (scope, target) in whole:
-            return whole[scope, target]
+        if caption.naming is Naming.WHOLE or (scope, target) in whole:
+            return whole.get((scope, target), [])
         if caption.naming is Naming.LINE:
             below = [row for row in last.get((scope, posixpath.basename(target)), []) if _lies_in(row, caption.folder)]
             return _only_one(below)

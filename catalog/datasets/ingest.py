@@ -24,6 +24,7 @@ from catalog.datasets.models import DatasetFile, DatasetImage
 from catalog.datasets.room import Room
 from catalog.datasets.settling import settle
 from catalog.datasets.wording import take_concept, take_text, words
+from catalog.job_requests import FILLING, unfinished
 from contracts.dataset import Fate, Split
 from contracts.ingest import IngestStatus
 from contracts.layouts import FileKind, kind_of, masked_stem
@@ -243,7 +244,7 @@ def finish(session: Session, claim: jobs.Claim) -> None:
     progress.hold(session, claim)
     settle(session, claim.owner, claim.subject_id)
     jobs.finish(session, claim.job_id, claim.fence)
-    if not jobs.unfinished(session, claim.owner, claim.kind, [claim.subject_id]):
+    if not unfinished(session, claim.owner, FILLING, [claim.subject_id]):
         progress.end(session, claim.owner, claim.subject_id, IngestStatus.DONE)
 
 

@@ -16,12 +16,15 @@ from catalog.datasets import progress
 from catalog.datasets.models import DatasetFile, DatasetIngest
 from catalog.datasets.service import find_dataset
 from catalog.db import db_now
-from catalog.jobs import Job, JobState, Kind
+from catalog.job_requests import FILLING
+from catalog.jobs import Job, JobState, Kind, Queue, enqueue_once
 from contracts.dataset import Fate
 from contracts.failures import FailureCode, PatinaError
 from contracts.ingest import IngestPhase, IngestStatus
+from contracts.layouts import FileKind
 
 LOST = "reading it failed several times; upload it again, alone, to find out which file does it"
+FETCH_LOST = "fetching it failed several times; offer it again, or download it and upload the file"
 
 
 @dataclass(frozen=True)
@@ -102,14 +105,19 @@ def cancel(session: Session, owner: str, id_or_name: str) -> Cancellation:
     return Cancellation(read(session, owner, dataset.id), keys)
 
 
-def after_job(session: Session, owner: str, dataset_id: str, state: JobState | None) -> list[str]:
+def after_job(
+    session: Session, owner: str, dataset_id: str, state: JobState | None, kind: str = Kind.INGEST
+) -> list[str]:
     """A job was taken from its worker, or given back by it: queued again, failed or cancelled; the reading follows.
 
     Returns:
         Keys of blobs to remove once this is committed.
     """
-    if state == JobState.FAILED:
-        progress.give_up(session, owner, dataset_id, LOST)
+    if state == JobState.FAILED and kind == Kind.FETCH:
+        progress.give_up(session, owner, dataset_id, FETCH_LOST, [FileKind.URL])
+        enqueue_once(session, owner, Queue.LIGHT, Kind.INGEST, dataset_id)  # captions of these are for nobody
+    elif state == JobState.FAILED:
+        progress.give_up(session, owner, dataset_id, LOST, [other for other in FileKind if other != FileKind.URL])
         return progress.conclude(session, owner, dataset_id, IngestStatus.FAILED)
     if state == JobState.CANCELLED:
         return progress.conclude(session, owner, dataset_id, IngestStatus.CANCELLED)
@@ -119,7 +127,7 @@ def after_job(session: Session, owner: str, dataset_id: str, state: JobState | N
 def _unfinished(owner: str, dataset_id: str, *columns: Any) -> Select[Any]:
     return select(*columns).where(
         Job.owner == owner,
-        Job.kind == Kind.INGEST,
+        Job.kind.in_(FILLING),
         Job.subject_id == dataset_id,
         Job.state.in_([JobState.QUEUED, JobState.LEASED]),
     )

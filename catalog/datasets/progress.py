@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from catalog import jobs
 from catalog.datasets import repository
-from catalog.datasets.models import DatasetFile, DatasetIngest
+from catalog.datasets.models import DatasetFetch, DatasetFile, DatasetIngest
 from catalog.datasets.settling import settle
 from catalog.db import db_now
 from contracts.dataset import Fate
 from contracts.ingest import IngestPhase, IngestStatus
+from contracts.layouts import FileKind
 
 CANCELLED = "cancelled by its owner; upload again to add it"
 """The reason of each file that was still to be read when the reading was cancelled."""
@@ -80,14 +81,19 @@ def tell(
     session.flush()
 
 
-def give_up(session: Session, owner: str, dataset_id: str, reason: str) -> None:
+def give_up(session: Session, owner: str, dataset_id: str, reason: str, kinds: Sequence[str] = tuple(FileKind)) -> None:
     """Reject what is still to be read, as part of the reading under way; the caller holds the jobs that read it."""
-    mine = (DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.fate == Fate.PENDING)
+    mine = (
+        *(DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id),
+        *(DatasetFile.fate == Fate.PENDING, DatasetFile.kind.in_(kinds)),
+    )
     if session.scalar(select(DatasetFile.id).where(*mine).limit(1)) is None:
         return
     row = _under_way(session, owner, dataset_id)
     rejected = {"fate": Fate.REJECTED, "reason": reason, "ingest": row.number}
     session.execute(update(DatasetFile).where(*mine).values(rejected))
+    if FileKind.URL in kinds:
+        session.execute(delete(DatasetFetch).where(DatasetFetch.owner == owner, DatasetFetch.dataset_id == dataset_id))
     row.seq += 1
     session.flush()
 

@@ -17,8 +17,9 @@ from catalog.datasets.models import (
     DatasetVersion,
     DatasetVersionRow,
 )
-from catalog.jobs import Kind, unfinished
+from catalog.job_requests import FILLING, unfinished
 from contracts.dataset import Fate
+from contracts.layouts import FileKind
 
 
 class Counts(NamedTuple):
@@ -52,7 +53,7 @@ def counts(session: Session, owner: str, dataset_ids: Sequence[str]) -> dict[str
     pending = _counted(
         session, DatasetFile.dataset_id, (DatasetFile.owner == owner) & (DatasetFile.fate == Fate.PENDING), dataset_ids
     )
-    being_read = unfinished(session, owner, Kind.INGEST, dataset_ids)
+    being_read = unfinished(session, owner, FILLING, dataset_ids)
     return {key: Counts(images.get(key, 0), pending.get(key, 0), key in being_read) for key in dataset_ids}
 
 
@@ -96,11 +97,11 @@ def file(session: Session, owner: str, file_id: int) -> DatasetFile | None:
 
 
 def pending(session: Session, owner: str, dataset_id: str, limit: int) -> Sequence[DatasetFile]:
-    """Files nobody has looked into yet, oldest first."""
+    """Files that are here and that nobody has looked into yet, oldest first."""
     query = select(DatasetFile).where(
         DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.fate == Fate.PENDING
     )
-    return session.scalars(query.order_by(DatasetFile.id).limit(limit)).all()
+    return session.scalars(query.where(DatasetFile.kind != FileKind.URL).order_by(DatasetFile.id).limit(limit)).all()
 
 
 def children(session: Session, owner: str, parent_id: int) -> Sequence[DatasetFile]:

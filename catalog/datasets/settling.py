@@ -24,6 +24,9 @@ from contracts.layouts import KOHYA_METADATA_EXTENSION, FileKind, concept_folder
 REMOVED = "its image was taken out of the dataset"
 NO_CAPTION = "no caption: trained with the trigger word alone"
 
+TELLING = (FileKind.METADATA, FileKind.TABLE, FileKind.IMAGE, FileKind.URL)
+"""Kinds of files that hold captions; of pictures those that were offered with one, by address."""
+
 T = TypeVar("T")
 
 
@@ -32,7 +35,7 @@ def settle(session: Session, owner: str, dataset_id: str) -> None:
     dataset = repository.lock(session, owner, dataset_id)
     rows = {kind: repository.files_of_kind(session, owner, dataset_id, kind) for kind in FileKind}
     shown, written = rows[FileKind.IMAGE], rows[FileKind.CAPTION]
-    parents = {row.id: row for kind in (FileKind.METADATA, FileKind.TABLE) for row in rows[kind]}
+    parents = {row.id: row for kind in TELLING for row in rows[kind]}
     pairing = captions.pair(
         [captions.ImageFile(row.id, row.parent_id or 0, row.filename, row.image) for row in shown],
         [_caption_file(row, parents) for row in written if row.target is not None and says_something(row)],
@@ -121,12 +124,14 @@ def _size(row: DatasetFile) -> tuple[int, int]:
 
 
 def _caption_file(row: DatasetFile, parents: dict[int, DatasetFile]) -> captions.CaptionFile:
-    """The files a metadata file names lie where it lies, those a table names inside it."""
+    """The files a metadata file names lie where it lies, those a table names inside it; an address names itself."""
     parent = parents.get(row.parent_id or 0)
     target, text = row.target or "", row.caption
     if parent is None:
         return captions.CaptionFile(row.id, row.parent_id or 0, row.filename, target, Naming.SIDECAR, text)
     scope = parent.id if parent.kind == FileKind.TABLE else parent.parent_id or 0
+    if parent.kind in (FileKind.IMAGE, FileKind.URL):
+        return captions.CaptionFile(row.id, scope, row.filename, target, Naming.WHOLE, text)
     naming = Naming.KEY if parent.filename.lower().endswith(KOHYA_METADATA_EXTENSION) else Naming.LINE
     folder = posixpath.dirname(parent.filename)
     return captions.CaptionFile(row.id, scope, row.filename, target, naming, text, folder)

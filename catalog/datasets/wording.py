@@ -12,6 +12,7 @@ from catalog.datasets.models import DatasetFile
 from contracts.captions import MAX_CAPTION_CHARACTERS, clean_caption
 from contracts.dataset import Fate, Split
 from contracts.layouts import MAX_REPEATS, concept_folder
+from contracts.urls import is_url
 
 MAX_CONCEPT_CHARACTERS = 200
 MAX_WORDS_CHARACTERS = 500
@@ -48,7 +49,7 @@ def says_something(row: DatasetFile) -> bool:
 
 def take_concept(row: DatasetFile) -> None:
     """What a kohya folder says of an image."""
-    folder = concept_folder(row.filename)
+    folder = None if is_url(row.filename) else concept_folder(row.filename)
     if folder is None:
         return
     row.concept, row.repeats = _concept(folder.words), folder.repeats

@@ -19,6 +19,7 @@ from catalog.datasets import service as datasets
 from catalog.db import db_now, new_id
 from catalog.generations import repository
 from catalog.generations.models import Generation, GenerationImage
+from catalog.job_requests import request_cancel
 from catalog.paging import DEFAULT_LIMIT, Page, page
 from catalog.registry import service as registry
 from catalog.registry.models import Weights
@@ -145,7 +146,7 @@ def cancel(session: Session, owner: str, generation_id: str) -> Generation:
         return generation
     if generation.status in FINISHED:
         raise PatinaError(FailureCode.CONFLICT, f"The generation has {generation.status}; there is nothing to cancel.")
-    left = jobs.request_cancel(session, owner, jobs.Kind.GENERATE, generation.id)
+    left = request_cancel(session, owner, jobs.Kind.GENERATE, generation.id)
     generation = _find(session, owner, generation_id)
     if left == jobs.JobState.CANCELLED:
         _end(session, generation, GenerationStatus.CANCELLED)

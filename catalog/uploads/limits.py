@@ -61,7 +61,7 @@ def filled(session: Session, owner: str, dataset_id: str, limits: DatasetLimits)
     )
     read = select(func.count()).where(DatasetImage.owner == owner, DatasetImage.dataset_id == dataset_id)
     unread = select(func.count()).where(
-        *mine, DatasetFile.kind == FileKind.IMAGE.value, DatasetFile.fate == Fate.PENDING
+        *mine, DatasetFile.kind.in_((FileKind.IMAGE, FileKind.URL)), DatasetFile.fate == Fate.PENDING
     )
     return Filled(
         limits,

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from catalog import jobs
+from catalog import job_requests, jobs
 from catalog.db import Database, db_now
 from catalog.jobs import Claim, Heartbeat, Job, JobState, Kind, LeaseLost, Queue
 from catalog.sweep import sweep
 
 CLAIMER = """
 import sys
-from catalog import jobs
+from catalog import job_requests, jobs
 from catalog.db import Database, db_now
 
 database = Database(sys.argv[1])
@@ -115,9 +115,9 @@ class TestClaim:
         assert rung == []
         with database.session() as session:
             assert jobs.claim(session, Queue.LIGHT, "worker-1", 60) == []
-            jobs.hasten(session, "eve", Kind.FETCH, "ds_1")
+            job_requests.hasten(session, "eve", Kind.FETCH, "ds_1")
             assert jobs.claim(session, Queue.LIGHT, "worker-1", 60) == []
-            jobs.hasten(session, "ada", Kind.FETCH, "ds_1")
+            job_requests.hasten(session, "ada", Kind.FETCH, "ds_1")
             assert len(jobs.claim(session, Queue.LIGHT, "worker-1", 60)) == 1
 
     def test_leaves_a_subject_alone_that_somebody_works_on(self, database: Database) -> None:
@@ -175,7 +175,7 @@ class TestHeartbeat:
         _enqueue(database, "run_1")
         claim = _claim(database)[0]
         with database.session() as session:
-            assert jobs.request_cancel(session, "ada", Kind.TRAIN, "run_1") == JobState.LEASED
+            assert job_requests.request_cancel(session, "ada", Kind.TRAIN, "run_1") == JobState.LEASED
         with database.session() as session:
             assert jobs.heartbeat(session, claim.job_id, claim.fence, 60) == Heartbeat(cancel_requested=True)
 
@@ -278,7 +278,7 @@ class TestRelease:
                 (claim,) = jobs.claim(session, Queue.LIGHT, "worker-1", 60)
                 jobs.release(session, claim.job_id, claim.fence, failed=failed, pauses_s=(60, 600))
                 pauses.append(session.scalar(select(Job.not_before - db_now())))
-                jobs.hasten(session, "ada", Kind.INGEST, "ds_1")
+                job_requests.hasten(session, "ada", Kind.INGEST, "ds_1")
         assert pauses[0] is None
         assert 0 < pauses[1] <= 60 < pauses[2] <= 600
 
@@ -286,7 +286,7 @@ class TestRelease:
         _enqueue(database, "run_1")
         claim = _claim(database)[0]
         with database.session() as session:
-            jobs.request_cancel(session, "ada", Kind.TRAIN, "run_1")
+            job_requests.request_cancel(session, "ada", Kind.TRAIN, "run_1")
             assert jobs.release(session, claim.job_id, claim.fence, failed=False) == JobState.CANCELLED
 
 
@@ -294,17 +294,17 @@ class TestRequestCancel:
     def test_ends_a_waiting_job_at_once(self, database: Database) -> None:
         _enqueue(database, "run_1")
         with database.session() as session:
-            assert jobs.request_cancel(session, "ada", Kind.TRAIN, "run_1") == JobState.CANCELLED
+            assert job_requests.request_cancel(session, "ada", Kind.TRAIN, "run_1") == JobState.CANCELLED
         assert _claim(database) == []
 
     def test_finds_nothing_of_another_owner_or_when_it_is_over(self, database: Database) -> None:
         _enqueue(database, "run_1")
         with database.session() as session:
-            assert jobs.request_cancel(session, "bob", Kind.TRAIN, "run_1") is None
+            assert job_requests.request_cancel(session, "bob", Kind.TRAIN, "run_1") is None
         claim = _claim(database)[0]
         with database.session() as session:
             jobs.finish(session, claim.job_id, claim.fence)
-            assert jobs.request_cancel(session, "ada", Kind.TRAIN, "run_1") is None
+            assert job_requests.request_cancel(session, "ada", Kind.TRAIN, "run_1") is None
 
 
 class TestUnfinished:
@@ -316,6 +316,8 @@ class TestUnfinished:
         found: dict[str, Any] = {}
         for step in ("before", "after"):
             with database.session() as session:
-                found[step] = jobs.unfinished(session, "ada", Kind.TRAIN, ["run_1", "run_2", "run_3", "run_4"])
+                found[step] = job_requests.unfinished(
+                    session, "ada", [Kind.TRAIN], ["run_1", "run_2", "run_3", "run_4"]
+                )
                 jobs.finish(session, claim.job_id, claim.fence)
         assert found == {"before": {"run_1", "run_2"}, "after": {"run_2"}}

@@ -1,0 +1,51 @@
+"""What is asked of a subject's jobs by whoever does not do them: whether there is one, to hurry, to stop.
+
+Knows nothing about leases and fences (catalog/jobs.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from catalog.db import db_now
+from catalog.jobs import Job, JobState, Kind, returned
+
+FILLING = (Kind.INGEST, Kind.FETCH)
+"""Kinds of jobs that bring files into a dataset, their subject."""
+
+
+def unfinished(session: Session, owner: str, kinds: Sequence[str], subject_ids: Sequence[str]) -> set[str]:
+    """Those of the subjects that have a job of one of these kinds waiting or being done."""
+    query = select(Job.subject_id).where(
+        Job.owner == owner,
+        Job.kind.in_(kinds),
+        Job.subject_id.in_(subject_ids),
+        Job.state.in_([JobState.QUEUED, JobState.LEASED]),
+    )
+    return set(session.scalars(query))
+
+
+def hasten(session: Session, owner: str, kind: str, subject_id: str) -> None:
+    """Let the subject's waiting job be claimed at once, whatever it waits for."""
+    waiting = update(Job).where(
+        Job.owner == owner, Job.kind == kind, Job.subject_id == subject_id, Job.state == JobState.QUEUED
+    )
+    returned(session, waiting.values(not_before=None).returning(Job.id))
+
+
+def request_cancel(session: Session, owner: str, kind: str, subject_id: str) -> JobState | None:
+    """Cancel the subject's job: at once when it waits, through the next heartbeat when a worker has it.
+
+    Returns:
+        CANCELLED or LEASED (the worker is told), or None when there is nothing left to cancel.
+    """
+    mine = (Job.owner == owner, Job.kind == kind, Job.subject_id == subject_id)
+    waiting = update(Job).where(*mine, Job.state == JobState.QUEUED)
+    over = {"state": JobState.CANCELLED, "cancel_requested_at": db_now(), "finished_at": db_now()}
+    if returned(session, waiting.values(over).returning(Job.id)):
+        return JobState.CANCELLED
+    working = update(Job).where(*mine, Job.state == JobState.LEASED).values(cancel_requested_at=db_now())
+    return JobState.LEASED if returned(session, working.returning(Job.id)) else None
