@@ -9,11 +9,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from contracts.failures import FailureCode, PatinaError
-from patina.problems import from_problem
+from patina.problems import as_json, from_problem, to_problem, unexpected
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -35,6 +35,18 @@ def ask(module: str, *arguments: str, environment: Mapping[str, str] | None = No
         check=False,
     )
     return answer(module, done.returncode, done.stdout)
+
+
+def tell(work: Callable[[], Any]) -> int:
+    """The other side of ``ask``: do the work and print what it returns, or the problem; the exit code."""
+    try:
+        document, code = work(), 0
+    except PatinaError as error:
+        document, code = to_problem(error), 1
+    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the caller gets a reference to it
+        document, code = to_problem(unexpected(error)), 1
+    sys.stdout.write(as_json(document) + "\n")
+    return code
 
 
 def answer(module: str, code: int, output: bytes) -> Any:

@@ -8,8 +8,9 @@ Every refusal is a PatinaError with the server's code, message and hint. Knows n
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from typing import Any, Self
 import httpx
 
 from contracts.failures import FailureCode, PatinaError
+from contracts.run import FINISHED
 from patina.events import ENDED, Message, messages, says_the_end
 from patina.problems import from_problem
 
@@ -28,7 +30,6 @@ UPLOAD_TIMEOUT_S = 600.0
 RECONNECTS = 8
 """Times in a row an event stream is taken up again before the server counts as gone."""
 LONGEST_PAUSE_S = 5.0
-NO_CONTENT = 204
 
 
 class Client:
@@ -157,24 +158,8 @@ class Client:
         return self.request("GET", f"/api/v1/runs/{run_id}/log").text
 
     def run_events(self, run_id: str, after: int = 0) -> Iterator[Message]:
-        """Everything the run says, until it has ended; a lost connection is taken up where it broke off."""
-        failures = 0
-        while True:
-            try:
-                for message in self._stream(f"/runs/{run_id}/events", after):
-                    if message is ENDED:
-                        return
-                    failures = 0
-                    after = int(message.id) if message.id else after
-                    yield message
-                    if says_the_end(message):
-                        return
-            except httpx.TransportError:
-                pass
-            failures += 1
-            if failures > RECONNECTS:
-                raise PatinaError(FailureCode.SERVER_UNREACHABLE, f"The stream of run {run_id} broke off.")
-            self.pause(min(0.25 * 2**failures, LONGEST_PAUSE_S))
+        """Everything the run says, until it has ended."""
+        return self.events(f"/runs/{run_id}", FINISHED, after)
 
     # Weights
 
@@ -215,6 +200,23 @@ class Client:
 
     # Below: how requests travel
 
+    def events(self, path: str, ended: Container[str], after: int = 0) -> Iterator[Message]:
+        """What is said of the thing at ``path`` until its status is one of ``ended``; a lost connection is taken up."""
+        failures = 0
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                for message in self._stream(f"{path}/events", after):
+                    if message is ENDED:
+                        return
+                    failures, after = 0, int(message.id) if message.id else after
+                    yield message
+                    if says_the_end(message, ended):
+                        return
+            failures += 1
+            if failures > RECONNECTS:
+                raise PatinaError(FailureCode.SERVER_UNREACHABLE, f"The stream of {path} broke off.")
+            self.pause(min(0.25 * 2**failures, LONGEST_PAUSE_S))
+
     def _get(self, path: str) -> Json:
         return self._json("GET", path)
 
@@ -252,7 +254,7 @@ class Client:
             if not response.is_success:
                 response.read()
                 _raise_problem(response)
-            if response.status_code == NO_CONTENT:
+            if response.status_code == httpx.codes.NO_CONTENT:
                 yield ENDED
             yield from messages(response.iter_lines())
 

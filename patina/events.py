@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
-
-from contracts.run import FINISHED
 
 
 class Message(NamedTuple):
@@ -18,7 +16,7 @@ class Message(NamedTuple):
 
 
 ENDED = Message(None, "ended", "")
-"""Stands for an answer without content: the run has ended and everything it said was read before."""
+"""Stands for an answer without content: what is followed has ended and everything it said was read before."""
 
 
 def messages(lines: Iterable[str]) -> Iterator[Message]:
@@ -42,6 +40,7 @@ def messages(lines: Iterable[str]) -> Iterator[Message]:
             identifier = value
 
 
-def says_the_end(message: Message) -> bool:
-    """Whether this is the last message of a run's stream; one that ends without it has broken off."""
-    return message.event == "status" and json.loads(message.data).get("status") in FINISHED
+def says_the_end(message: Message, ended: Container[str]) -> bool:
+    """Whether this is the last message of a stream, whose status is one of those; one that ends without it has broken
+    off."""
+    return message.event == "status" and json.loads(message.data).get("status") in ended

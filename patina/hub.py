@@ -8,13 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from contracts.failures import FailureCode, PatinaError
-from patina.problems import as_json, to_problem, unexpected
+from patina.child import tell
 
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 TEXT_FOLDERS = ("scheduler", "tokenizer", "tokenizer_2")
@@ -22,19 +21,16 @@ TEXT_SUFFIXES = (".json", ".txt")
 HALF = ".fp16."
 """The half-precision variant: half the download, and the same identity, which is taken in fp16."""
 
+NO_ANSWER: type[Exception] = HfHubHTTPError.__mro__[1]
+"""What any request may end in: the hub's client has changed its HTTP library before, and derives from it."""
+NOT_GIVEN = (NO_ANSWER, LocalEntryNotFoundError, ConnectionError, ValueError)
+"""How the hub's client says that there is nothing to be had."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Download one repository; the exit code."""
     repository, folder = arguments
-    document: dict[str, Any]
-    try:
-        document, code = {"folder": str(download(repository, Path(folder)))}, 0
-    except PatinaError as error:
-        document, code = to_problem(error), 1
-    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the caller gets a reference to it
-        document, code = to_problem(unexpected(error)), 1
-    sys.stdout.write(as_json(document) + "\n")
-    return code
+    return tell(lambda: {"folder": str(download(repository, Path(folder)))})
 
 
 def download(repository: str, folder: Path) -> Path:
@@ -52,7 +48,7 @@ def download(repository: str, folder: Path) -> Path:
                 "Download its .safetensors checkpoint and add that file.",
             )
         snapshot_download(repository, local_dir=folder, allow_patterns=wanted)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, ValueError) as error:
+    except NOT_GIVEN as error:
         raise PatinaError(
             FailureCode.BASE_UNREADABLE,
             f"The hub does not give {repository} ({type(error).__name__}).",

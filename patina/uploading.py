@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 from contracts.dataset import IMAGE_EXTENSIONS
 from contracts.failures import FailureCode, PatinaError
-from contracts.layouts import METADATA_NAMES, FileKind, kind_of
+from contracts.layouts import HOLDING_IMAGES, METADATA_NAMES, FileKind, kind_of
 
 PORTION_FILES = 100
 PORTION_BYTES = 64_000_000
-HOLDING_IMAGES = frozenset({FileKind.IMAGE, FileKind.ARCHIVE, FileKind.TABLE})
 
 
 class Found(NamedTuple):
@@ -34,7 +33,9 @@ def find(source: Path) -> Found:
         return Found([(source.name, source)], [])
     if not source.is_dir():
         raise PatinaError(
-            FailureCode.NOT_FOUND, f"There is no folder or file {source}.", "Give a folder of images, or a zip of one."
+            FailureCode.NOT_FOUND,
+            f"There is no folder or file {source}.",
+            "Give a folder of images, a zip of one, or a data set on the Hugging Face hub as OWNER/NAME.",
         )
     files = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
     sent = [path for path in files if kind_of(path.name) is not FileKind.OTHER]

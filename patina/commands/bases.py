@@ -13,11 +13,11 @@ from patina.child import ask
 from patina.connect import connect
 from patina.output import AsJson, facts, give, notes, rows, short
 from patina.settings import environment_of, read_settings
+from patina.sources import HUB_ID
 
 app = typer.Typer(help="Base models that LoRAs are trained on and belong to.", no_args_is_help=True)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @app.command("ls")

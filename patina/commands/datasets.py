@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,18 +12,17 @@ from rich.text import Text
 
 from contracts.dataset import DEFAULT_HELD_OUT_SHARE
 from contracts.failures import FailureCode, PatinaError
+from contracts.ingest import IngestStatus
 from contracts.layouts import why_not
-from patina import sending, uploading
+from patina import ingests, sending, sources, uploading
 from patina.client import Client, Json
-from patina.commands import dataset_contents, dataset_versions
+from patina.commands import dataset_contents, dataset_reading, dataset_versions
 from patina.connect import connect
 from patina.output import AsJson, facts, give, notes, rows, short
 from patina.times import when
 
 app = typer.Typer(help="Images and captions, and their frozen versions.", no_args_is_help=True)
 
-POLL_S = 0.3
-READING = "reading the files …"
 SHOWN_TROUBLES = 20
 
 Which = Annotated[str, typer.Argument(help="Name or id of the dataset.")]
@@ -59,7 +56,11 @@ def ls(as_json: AsJson = False) -> None:
 @app.command("upload")
 def upload(
     source: Annotated[
-        Path, typer.Argument(help="Folder of images with captions, a zip or Parquet file of one, or an image.")
+        str,
+        typer.Argument(
+            help="Folder of images with captions, a zip or Parquet file of one, an image, or else a data set on the"
+            " Hugging Face hub: OWNER/NAME."
+        ),
     ],
     name: Annotated[str, typer.Option(help="Dataset to upload to; made when it is not there.")],
     freeze: Annotated[bool, typer.Option("--freeze", help="Freeze a version when all files are read.")] = False,
@@ -72,11 +73,12 @@ def upload(
 
     What was sent before is not sent again, so that it can be run again after any interruption.
     """
-    found = uploading.find(source.expanduser())
+    found = sources.find(source, _say_download)
     with connect() as client:
         dataset = _found_or_made(client, name)
         sent = _send(client, dataset["id"], found, connections, quiet=as_json)
-        dataset = _wait_until_read(client, dataset["id"])
+        ingest = _wait_until_read(client, dataset, quiet=as_json)
+        dataset = client.dataset(dataset["id"])
         ledger = client.ledger(dataset["id"])
         version = client.freeze(dataset["id"], held_out_share, yes) if freeze else None
     answer = {
@@ -84,6 +86,7 @@ def upload(
         "left_out": found.left_out,
         "refused": sent.refused,
         "skipped": sent.skipped,
+        "ingest": ingest,
         "fates": _fates(ledger),
         "version": version,
     }
@@ -92,6 +95,8 @@ def upload(
 
 app.command("ledger")(dataset_contents.show_ledger)
 app.command("remove")(dataset_contents.remove_dataset)
+app.command("watch")(dataset_reading.watch)
+app.command("cancel")(dataset_reading.cancel)
 app.add_typer(dataset_contents.captions, name="captions")
 app.command("versions")(dataset_versions.list_versions)
 app.command("diff")(dataset_versions.diff)
@@ -127,19 +132,18 @@ def _send(client: Client, dataset_id: str, found: uploading.Found, connections: 
         return sending.send(client, dataset_id, found.sent, connections, lambda count: progress.advance(task, count))
 
 
-def _wait_until_read(client: Client, dataset_id: str) -> Json:
-    with notes.status(READING) as status:
-        while (dataset := client.dataset(dataset_id))["status"] == "ingesting":
-            status.update(_what_is_waited_for(client, dataset_id) or READING)
-            time.sleep(POLL_S)
-    return dataset
+def _wait_until_read(client: Client, dataset: Json, quiet: bool) -> Json:
+    try:
+        return ingests.follow(client, dataset["id"], quiet=quiet)
+    except KeyboardInterrupt:
+        name = dataset["name"]
+        words = f"The server goes on reading. Follow it with `patina datasets watch {name}`"
+        notes.print(f"{words}, or end it with `patina datasets cancel {name}`.", highlight=False, soft_wrap=True)
+        raise
 
 
-def _what_is_waited_for(client: Client, dataset_id: str) -> str | None:
-    """What the next file's row says, if it cannot be read yet."""
-    query = {"fate": "pending", "limit": 1}
-    rows = client.request("GET", f"/api/v1/datasets/{dataset_id}/ledger", params=query).json()["items"]
-    return f"{rows[0]['name']} {rows[0]['reason']}" if rows and rows[0]["reason"] else None
+def _say_download(repository: str) -> None:
+    notes.print(f"There is no folder or file {repository}: downloading it from the hub …", highlight=False)
 
 
 def _fates(ledger: list[Json]) -> dict[str, int]:
@@ -150,6 +154,8 @@ def _uploaded(answer: dict[str, Any], ledger: list[Json]) -> RenderableType:
     dataset, version = answer["dataset"], answer["version"]
     fates = ", ".join(f"{count} {fate}" for fate, count in sorted(answer["fates"].items()))
     pairs = [("dataset", dataset["name"]), ("images", dataset["images"]), ("files", fates)]
+    if answer["ingest"]["status"] in (IngestStatus.CANCELLED, IngestStatus.FAILED):
+        pairs.append(("reading", answer["ingest"]["status"]))
     if answer["skipped"]:
         pairs.append(("not sent again", f"{len(answer['skipped'])} (the dataset has them)"))
     if answer["left_out"]:

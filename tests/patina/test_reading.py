@@ -1,0 +1,186 @@
+"""What the command shows while the server reads an upload: a real API and light worker, and a stand-in of the hub."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+
+from patina import ingests
+from patina.cli import main
+from patina.client import Client
+from tests.hub import hub
+from tests.serving import Server, serving
+from tests.worker.conftest import picture, zipped
+from worker import light
+from worker.decode import Decoder
+from worker.doorbell import Shift
+from worker.settings import WorkerSettings
+from worker.station import open_station
+
+SEEN: dict[str, Any] = {
+    "dataset": "ds_1",
+    "status": "reading",
+    "phase": None,
+    "file": None,
+    "file_done": None,
+    "file_total": None,
+    "found": 4,
+    "done": 1,
+    "used": 1,
+    "duplicate": 0,
+    "rejected": 0,
+    "found_bytes": 4000,
+    "done_bytes": 1000,
+    "waits_for": None,
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_worker() -> Iterator[None]:
+    """The worker is a thread here: what it logs is not what the command says."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("reading") / "home") as server:
+        yield server
+
+
+@pytest.fixture
+def command(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """Runs one command against the server; its document."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATINA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATINA_API_URL", server.url)
+    monkeypatch.delenv("PATINA_API_KEY", raising=False)
+
+    def run(*arguments: str) -> Any:
+        assert main([*arguments, "--json"]) == 0, capfd.readouterr().out
+        return json.loads(capfd.readouterr().out)
+
+    return run
+
+
+@contextmanager
+def working(server: Server) -> Iterator[None]:
+    """A light worker reads whatever comes, until the end of the block."""
+    over = threading.Event()
+    station = open_station("test", ("cpu",), WorkerSettings(home=server.home, device="cpu"))
+
+    def work() -> None:
+        with Decoder() as decoder:
+            while not over.is_set():
+                light.work(station, decoder, Shift()) or over.wait(0.05)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        station.close()
+
+
+def folder(tmp_path: Path, pictures: int = 3) -> Path:
+    made = tmp_path / "pictures"
+    made.mkdir()
+    for n in range(pictures):
+        (made / f"{n}.png").write_bytes(picture(n))
+        (made / f"{n}.txt").write_text(f"number {n}")
+    return made
+
+
+class TestUpload:
+    def test_of_a_data_set_on_the_hub_is_that_of_a_folder(
+        self, server: Server, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lines = "\n".join(json.dumps({"file_name": f"{n}.png", "text": f"number {n}"}) for n in range(2))
+        files = {f"train/{n}.png": picture(n) for n in range(2)} | {"train/metadata.jsonl": lines.encode()}
+        files |= {"more.zip": zipped({"x.png": picture(7), "x.txt": b"an x"}), "load.py": b"x"}
+        with hub() as served, working(server):
+            served.datasets["ada/cats"] = files
+            for name, value in served.environment(tmp_path / "hub").items():
+                monkeypatch.setenv(name, value)
+            told = command("datasets", "upload", "ada/cats", "--name", "from-hub")
+        assert (told["dataset"]["images"], told["left_out"], told["ingest"]["status"]) == (3, ["load.py"], "done")
+        with server.client() as client:
+            rows = client.ledger("from-hub")
+        captions = {row["name"]: row["caption"] for row in rows if row["kind"] == "image"}
+        assert captions == {"train/0.png": "number 0", "train/1.png": "number 1", "x.png": "an x"}
+
+    def test_interrupted_while_the_server_reads_says_how_to_follow_it(
+        self, server: Server, command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        def interrupted(*_: object) -> Iterator[Any]:
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Client, "events", interrupted)
+            assert main(["datasets", "upload", str(folder(tmp_path)), "--name", "broken-off"]) == 130
+        said = capfd.readouterr().err
+        assert "patina datasets watch broken-off" in said
+        assert "patina datasets cancel broken-off" in said
+        with working(server):
+            seen = command("datasets", "watch", "broken-off")
+        assert (seen["status"], seen["found"], seen["done"], seen["used"]) == ("done", 6, 6, 6)
+
+    def test_cancelled_and_run_again_sends_what_was_not_read(
+        self, server: Server, command: Any, tmp_path: Path
+    ) -> None:
+        source = folder(tmp_path)
+        with server.client() as client:
+            dataset = client.create_dataset("cancelled")["id"]
+            client.upload(dataset, [(path.name, path) for path in sorted(source.iterdir())])
+        seen = command("datasets", "cancel", "cancelled")
+        assert (seen["status"], seen["rejected"]) == ("cancelled", 6)
+        with working(server):
+            told = command("datasets", "upload", str(source), "--name", "cancelled")
+        assert (told["fates"], told["skipped"], told["dataset"]["images"]) == ({"used": 6}, [], 3)
+
+
+class TestFollow:
+    def test_ends_with_what_the_last_event_says(self) -> None:
+        def answer(request: httpx.Request) -> httpx.Response:
+            if not request.url.path.endswith("/events"):
+                return httpx.Response(200, json=SEEN)
+            steps = [("progress", SEEN | {"done": 3}), ("status", SEEN | {"done": 4, "status": "done"})]
+            return httpx.Response(
+                200, text="".join(f"event: {kind}\ndata: {json.dumps(said)}\n\n" for kind, said in steps)
+            )
+
+        with Client("http://localhost", transport=httpx.MockTransport(answer)) as client:
+            seen = ingests.follow(client, "ds_1", quiet=True)
+        assert (seen["status"], seen["done"]) == ("done", 4)
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"phase": "unpacking", "file": "set.zip", "file_done": 3, "file_total": 9}, "unpacking set.zip 3/9"),
+            ({"phase": "unpacking", "file": "all.parquet", "file_done": 3}, "unpacking all.parquet 3"),
+            ({"phase": "decoding", "file": "a.png"}, "decoding a.png"),
+            ({"phase": "settling"}, "bringing captions and pictures together"),
+            ({"status": "queued"}, "queued"),
+            ({"phase": "decoding", "waits_for": "a.zip: no room"}, "a.zip: no room"),
+        ],
+    )
+    def test_says_what_the_server_does(self, change: dict[str, Any], words: str) -> None:
+        assert ingests.doing(SEEN | change) == words
+
+    def test_a_long_name_is_told_by_its_end(self) -> None:
+        assert ingests.doing(SEEN | {"phase": "decoding", "file": "x" * 4000 + "/a.png"}).endswith("xxx/a.png")
+        assert len(ingests.doing(SEEN | {"phase": "decoding", "file": "x" * 4000})) < 80
