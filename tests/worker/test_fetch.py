@@ -338,6 +338,19 @@ class TestAttempts:
         assert {fate for fate, _ in told.values()} == {"rejected"}
         assert status(station, dataset) is DatasetStatus.READY
 
+    def test_uploads_that_cannot_be_read_do_not_take_addresses_with_them(
+        self, station: Station, worker: Worker, web: Origin, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dataset = offer(station, web.gives("/a.png", ok(picture(1))))
+        upload(station, {"mine.png": picture(2)})
+        with monkeypatch.context() as patched:
+            patched.setattr(light, "read_uploads", lambda *_: 1 / 0)
+            while light.work(station, worker.decoder, worker.shift):
+                worker.later()
+        assert fates(station, dataset)["mine.png"][0] == "rejected"
+        worker.all()
+        assert list(captions(station, dataset)) == [web.gives("/a.png", b"")]
+
     def test_two_workers_fetch_each_address_once(self, station: Station, worker: Worker, web: Origin) -> None:
         dataset = offer(station, *[web.gives(f"/{n}", ok(picture(n))) for n in range(6)])
         threads = [threading.Thread(target=worker.all) for _ in range(3)]
