@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -24,6 +24,8 @@ class Server:
 
     home: Path
     port: int
+    settings: dict[str, str] = field(default_factory=dict)
+    """Variables of its environment beside those every server here has."""
     process: subprocess.Popen[str] | None = None
 
     @property
@@ -39,7 +41,7 @@ class Server:
                 *("--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"),
             ],
             cwd=ROOT,
-            env=kept | {"PATINA_HOME": str(self.home), "PATINA_BROKER_URL": "redis://127.0.0.1:1/0"},
+            env=kept | {"PATINA_HOME": str(self.home), "PATINA_BROKER_URL": "redis://127.0.0.1:1/0"} | self.settings,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -69,12 +71,12 @@ class Server:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[Server]:
+def serving(home: Path, **settings: str) -> Iterator[Server]:
     """A started server, killed at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = Server(home, port)
+    server = Server(home, port, settings)
     server.start()
     try:
         yield server
