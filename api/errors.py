@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.failures import FAILURES, FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.removal import HasOffspring, Offspring
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,7 @@ STATUS: dict[FailureCode, int] = {
     FailureCode.NOT_FOUND: 404,
     FailureCode.METHOD_NOT_ALLOWED: 405,
     FailureCode.CONFLICT: 409,
+    FailureCode.HAS_OFFSPRING: 409,
     FailureCode.PRECONDITION_FAILED: 412,
     FailureCode.PRECONDITION_REQUIRED: 428,
     FailureCode.FORBIDDEN_ORIGIN: 403,
@@ -86,6 +88,10 @@ class Problem(BaseModel):
     """Every wrong field at once: JSON pointer into the body, or /query/NAME, /path/NAME, /header/NAME."""
     reference: str | None = None
     """Finds the log entry of an unexpected error."""
+    offspring: Offspring | None = None
+    """With `has_offspring`: what came of what was to be removed."""
+    choices: dict[str, str] | None = None
+    """With `has_offspring`: queries that say what shall become of it, and what each means."""
 
 
 def problems(*codes: FailureCode) -> dict[int | str, dict[str, Any]]:
@@ -110,6 +116,8 @@ def problem_response(error: PatinaError, *, reference: str | None = None) -> JSO
         hint=error.hint,
         errors=list(error.errors) if isinstance(error, InvalidInput) else [],
         reference=reference,
+        offspring=error.offspring if isinstance(error, HasOffspring) else None,
+        choices=error.choices if isinstance(error, HasOffspring) else None,
     )
     return _answer(problem, {"WWW-Authenticate": "Bearer"} if error.code is FailureCode.UNAUTHENTICATED else {})
 

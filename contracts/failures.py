@@ -24,6 +24,7 @@ class FailureCode(StrEnum):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
+    HAS_OFFSPRING = "has_offspring"
     PRECONDITION_FAILED = "precondition_failed"
     PRECONDITION_REQUIRED = "precondition_required"
     FORBIDDEN_ORIGIN = "forbidden_origin"
@@ -79,6 +80,9 @@ FAILURES: dict[FailureCode, FailureText] = {
     ),
     FailureCode.CONFLICT: FailureText(
         message="The thing is not in a state that allows this.", hint="Read it again and decide from its status."
+    ),
+    FailureCode.HAS_OFFSPRING: FailureText(
+        message="Versions, runs or weights came of it.", hint="Say what shall become of them: `keep` or `remove`."
     ),
     FailureCode.PRECONDITION_FAILED: FailureText(
         message="It has changed since you read it.",

@@ -43,6 +43,17 @@ def change_image(client: Client, dataset: str, named: str, change: Mapping[str, 
     Raises:
         PatinaError: NOT_FOUND or CONFLICT: none, or several, are called that.
     """
+    meant, tag = find_image(client, dataset, named, removed=removed)
+    path = f"{_at(dataset)}/images/{meant['image']}"
+    return dict(client.request("PATCH", path, json=dict(change), headers={"If-Match": tag}).json())
+
+
+def find_image(client: Client, dataset: str, named: str, *, removed: bool = False) -> tuple[Json, str]:
+    """The one image with this file name or beginning of its identity, and the ETag of the state it was read at.
+
+    Raises:
+        PatinaError: NOT_FOUND or CONFLICT: none, or several, are called that.
+    """
     found, tag = images(client, dataset, removed=removed)
     meant = [one for one in found if one["name"] == named] or [one for one in found if one["image"].startswith(named)]
     if not meant:
@@ -50,8 +61,7 @@ def change_image(client: Client, dataset: str, named: str, change: Mapping[str, 
     if len(meant) > 1:
         message = f"{len(meant)} images of '{dataset}' are called '{named}'."
         raise PatinaError(FailureCode.CONFLICT, message, "Name the one by the beginning of its identity: captions ls.")
-    path = f"{_at(dataset)}/images/{meant[0]['image']}"
-    return dict(client.request("PATCH", path, json=dict(change), headers={"If-Match": tag}).json())
+    return meant[0], tag
 
 
 def edit_captions(client: Client, dataset: str, edit: Mapping[str, Any], *, dry_run: bool) -> Json:

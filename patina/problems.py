@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.failures import FAILURES, FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.removal import HasOffspring, Offspring
 
 
 def to_problem(error: PatinaError) -> dict[str, Any]:
@@ -27,6 +28,8 @@ def to_problem(error: PatinaError) -> dict[str, Any]:
     }
     if isinstance(error, InvalidInput):
         problem["errors"] = [field.model_dump() for field in error.errors]
+    if isinstance(error, HasOffspring):
+        problem |= {"offspring": error.offspring.model_dump(mode="json"), "choices": error.choices}
     return problem
 
 
@@ -43,6 +46,9 @@ def from_problem(problem: Mapping[str, Any]) -> PatinaError:
     ]
     if code is FailureCode.INVALID_INPUT:
         return InvalidInput(errors, message, hint)
+    if code is FailureCode.HAS_OFFSPRING and message and hint:
+        offspring = Offspring.model_validate(problem.get("offspring") or {})
+        return HasOffspring(offspring, problem.get("choices") or {}, message, hint)
     return PatinaError(code, message, hint)
 
 

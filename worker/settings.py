@@ -53,7 +53,7 @@ class WorkerSettings(BaseSettings):
     """Seconds between looks for work nobody rang for."""
 
     collect_s: float = Field(default=3600.0, gt=0)
-    """Seconds between looks for blobs nothing refers to."""
+    """Seconds between looks for blobs nothing refers to, and for directories of removed runs."""
 
     blob_grace_s: float = Field(default=24 * 3600.0, ge=60)
     """Seconds a blob nothing refers to is kept: longer than reading the largest upload takes."""

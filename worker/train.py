@@ -19,6 +19,7 @@ from worker.doorbell import Duty, Shift, doorbell, new_reference
 from worker.lease import Lease
 from worker.processes import end_marked
 from worker.publish import publish
+from worker.run_leftovers import clear_removed
 from worker.settings import WorkerSettings
 from worker.station import Station, open_station
 from worker.sweep import sweep
@@ -40,6 +41,7 @@ class TrainWork:
         every_s = settings.sweep_s
         return [
             *(Duty(f"train-{index}", lambda: work(station, shift), every_s) for index in range(len(settings.devices))),
+            Duty("clear", lambda: clear_removed(station), settings.collect_s, rings=False),
             Duty("sweep", lambda: sweep(station), every_s, rings=False),
         ]
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Response
 from api.deps import PAGE, Here, Limit, Owner
 from api.errors import problems
 from api.preconditions import BasedOn, etag
+from api.removals import RESPONSES, DryRun, Keep, Remove, gone, told
 from api.schemas.captions import (
     EditedOut,
     ImageIn,
@@ -19,8 +20,10 @@ from api.schemas.captions import (
     image_out,
     rewriting_of,
 )
+from catalog import removing
 from catalog.datasets import editing
 from contracts.failures import FailureCode
+from contracts.removal import Subject, choice_of
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -63,6 +66,33 @@ def change_image(
     for revision in based_on or ():
         response.headers["ETag"] = etag(revision)
     return answer
+
+
+@router.delete(
+    "/{dataset}/images/{image}",
+    summary="Take an image out, or away everywhere",
+    status_code=204,
+    responses={**RESPONSES, **problems(FailureCode.PRECONDITION_FAILED, FailureCode.PRECONDITION_REQUIRED)},
+    response_model=None,
+)
+def remove_image(
+    dataset: str,
+    image: str,
+    here: Here,
+    owner: Owner,
+    based_on: BasedOn,
+    keep: Keep = None,
+    remove: Remove = None,
+    dry_run: DryRun = False,
+) -> Response:
+    """One that no version holds goes for good. Else: `keep=history` (out of this dataset, can be put back),
+    `remove=versions` (away everywhere, versions that hold it are withdrawn) or `remove=versions,runs,weights`."""
+    choice = choice_of(Subject.IMAGE, keep, remove)
+    with here.database.session() as session:
+        if dry_run:
+            return told(Subject.IMAGE, removing.came_of_image(session, owner, dataset, image))
+        removing.remove_image(session, owner, dataset, image, choice, based_on)
+    return gone()
 
 
 @router.post("/{dataset}/captions/edits", summary="Edit every caption", responses=CHANGES)

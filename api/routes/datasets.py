@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from api.deps import PAGE, Cursor, Here, Limit, Owner
 from api.errors import problems
 from api.ingest import refuse_empty_upload, take_in
+from api.removals import RESPONSES, DryRun, Keep, Remove, gone, told
 from api.schemas.common import Page
 from api.schemas.datasets import (
     DatasetIn,
@@ -23,6 +24,7 @@ from api.uploads import announced_length, receive_files, temporary_folder
 from catalog import removing
 from catalog.datasets import service
 from contracts.failures import FailureCode
+from contracts.removal import Subject, choice_of
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -70,17 +72,18 @@ def read_dataset(dataset: str, here: Here, owner: Owner) -> DatasetOut:
         return dataset_out(service.read(session, owner, dataset))
 
 
-@router.delete(
-    "/{dataset}",
-    summary="Remove a dataset nothing came of",
-    status_code=204,
-    responses=problems(FailureCode.NOT_FOUND, FailureCode.CONFLICT),
-)
-def remove_dataset(dataset: str, here: Here, owner: Owner) -> Response:
-    """With its ledger and images. One that versions, runs or weights came of stays, and they are named."""
+@router.delete("/{dataset}", summary="Remove a dataset", status_code=204, responses=RESPONSES, response_model=None)
+def remove_dataset(
+    dataset: str, here: Here, owner: Owner, keep: Keep = None, remove: Remove = None, dry_run: DryRun = False
+) -> Response:
+    """With its ledger and images. When versions, runs or weights came of it, say what shall become of them:
+    `keep=history` or `remove=versions,runs,weights`."""
+    choice = choice_of(Subject.DATASET, keep, remove)
     with here.database.session() as session:
-        removing.remove_dataset(session, owner, dataset)
-    return Response(status_code=204)
+        if dry_run:
+            return told(Subject.DATASET, removing.came_of_dataset(session, owner, dataset))
+        removing.remove_dataset(session, owner, dataset, choice)
+    return gone()
 
 
 @router.post(

@@ -13,12 +13,15 @@ from sse_starlette.sse import EventSourceResponse
 from api.deps import PAGE, Cursor, Here, Limit, Owner, Parts
 from api.downloads import PIECE_BYTES
 from api.errors import problems
+from api.removals import RESPONSES, DryRun, Keep, Remove, gone, told
 from api.schemas.common import Page
 from api.schemas.runs import MetricsOut, PreviewOut, RunDetail, RunOut, preview_out, run_detail, run_out
 from api.streams import STREAM, Entry, Reading, answer
+from catalog import removing
 from catalog.runs import service
 from contracts.failures import FailureCode, PatinaError
 from contracts.plan import Plan
+from contracts.removal import Subject, choice_of
 from contracts.run import FINISHED, RunRequest, RunStatus
 
 router = APIRouter(prefix="/runs", tags=["runs"])
@@ -80,6 +83,21 @@ def cancel_run(run: str, here: Here, owner: Owner) -> RunDetail:
     """At once while it is queued; at the next step while a worker has it. Twice is once."""
     with here.database.session() as session:
         return run_detail(service.cancel(session, owner, run))
+
+
+@router.delete(
+    "/{run}", summary="Remove a run that has ended", status_code=204, responses=RESPONSES, response_model=None
+)
+def remove_run(
+    run: str, here: Here, owner: Owner, keep: Keep = None, remove: Remove = None, dry_run: DryRun = False
+) -> Response:
+    """With its events, previews and log. When weights came of it: `keep=history` or `remove=weights`."""
+    choice = choice_of(Subject.RUN, keep, remove)
+    with here.database.session() as session:
+        if dry_run:
+            return told(Subject.RUN, removing.came_of_run(session, owner, run))
+        removing.remove_run(session, owner, run, choice)
+    return gone()
 
 
 @router.get(

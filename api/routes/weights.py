@@ -12,6 +12,7 @@ from api.downloads import FILE_RESPONSES, blob_response
 from api.errors import problems
 from api.schemas.common import Page
 from api.schemas.weights import WeightsName, WeightsOut, weights_out
+from catalog import removing
 from catalog.registry import service
 from contracts.failures import FailureCode
 
@@ -44,6 +45,19 @@ def read_name(name: str, here: Here, owner: Owner) -> WeightsName:
 def read_version(name: str, version: Version, here: Here, owner: Owner) -> WeightsOut:
     with here.database.reading() as session:
         return weights_out(session, owner, [service.read_version(session, owner, name, version)])[0]
+
+
+@router.delete(
+    "/{name}/{version}",
+    summary="Remove one version",
+    status_code=204,
+    responses=problems(FailureCode.NOT_FOUND, FailureCode.CONFLICT),
+)
+def remove_version(name: str, version: Version, here: Here, owner: Owner) -> Response:
+    """With the aliases that mean it; its number is not given again. Pictures made with it stay."""
+    with here.database.session() as session:
+        removing.remove_weights(session, owner, name, version)
+    return Response(status_code=204)
 
 
 @router.get(

@@ -73,6 +73,8 @@ class VersionOut(Answer):
     held_out_share: float
     train_images: int
     held_out_images: int
+    withdrawn: bool
+    """Its images and captions were removed: no run may use it, and it cannot be downloaded."""
     created_at: datetime
 
 
@@ -98,5 +100,6 @@ def version_out(version: DatasetVersion) -> VersionOut:
         held_out_share=version.held_out_share,
         train_images=summary.train_images,
         held_out_images=summary.held_out_images,
+        withdrawn=version.withdrawn_at is not None,
         created_at=moment(version.created_at),
     )

@@ -77,7 +77,7 @@ def write_caption(
         InvalidInput: the caption is too long.
         PatinaError: NOT_FOUND, or PRECONDITION_FAILED: it has changed since.
     """
-    dataset, found = _held_image(session, owner, dataset_id, image, based_on)
+    dataset, found = held_image(session, owner, dataset_id, image, based_on)
     after = None if caption is None else tidied(caption, "/caption")
     return _edit(session, dataset, "write", [(found, after)])
 
@@ -142,7 +142,7 @@ def remove_image(session: Session, owner: str, dataset_id: str, image: str, base
     Raises:
         PatinaError: NOT_FOUND, or PRECONDITION_FAILED: it has changed since.
     """
-    dataset, found = _held_image(session, owner, dataset_id, image, based_on)
+    dataset, found = held_image(session, owner, dataset_id, image, based_on)
     if found.removed_at is None:
         found.removed_at = db_now()
         settle(session, owner, dataset.id)
@@ -155,7 +155,7 @@ def restore_image(session: Session, owner: str, dataset_id: str, image: str, bas
     Raises:
         PatinaError: NOT_FOUND, or PRECONDITION_FAILED: it has changed since.
     """
-    dataset, found = _held_image(session, owner, dataset_id, image, based_on)
+    dataset, found = held_image(session, owner, dataset_id, image, based_on)
     if found.removed_at is not None:
         found.removed_at = None
         first = repository.file(session, owner, found.file_id)
@@ -173,7 +173,7 @@ def mark_image(
     Raises:
         PatinaError: NOT_FOUND, or PRECONDITION_FAILED: it has changed since.
     """
-    dataset, found = _held_image(session, owner, dataset_id, image, based_on)
+    dataset, found = held_image(session, owner, dataset_id, image, based_on)
     if found.split_mark != split:
         found.split_mark = split
         dataset.captions_revision += 1
@@ -190,6 +190,18 @@ def read_image(session: Session, owner: str, dataset_id: str, image: str) -> Dat
     return _image(session, find_dataset(session, owner, dataset_id), image)
 
 
+def held_image(
+    session: Session, owner: str, dataset_id: str, image: str, based_on: frozenset[int] | None
+) -> tuple[Dataset, DatasetImage]:
+    """A dataset, locked until the transaction ends, and one of its images, for the modules beside this one.
+
+    Raises:
+        PatinaError: NOT_FOUND, or PRECONDITION_FAILED: it has changed since.
+    """
+    dataset = _held(session, owner, dataset_id, based_on)
+    return dataset, _image(session, dataset, image)
+
+
 def _held(session: Session, owner: str, dataset_id: str, based_on: frozenset[int] | None) -> Dataset:
     """The dataset, locked until the transaction ends, at a revision the caller knows."""
     dataset = repository.lock(session, owner, find_dataset(session, owner, dataset_id).id)
@@ -200,13 +212,6 @@ def _held(session: Session, owner: str, dataset_id: str, based_on: frozenset[int
         message = f"The images or captions of '{dataset.name}' have changed since you read them."
         raise PatinaError(FailureCode.PRECONDITION_FAILED, message)
     return dataset
-
-
-def _held_image(
-    session: Session, owner: str, dataset_id: str, image: str, based_on: frozenset[int] | None
-) -> tuple[Dataset, DatasetImage]:
-    dataset = _held(session, owner, dataset_id, based_on)
-    return dataset, _image(session, dataset, image)
 
 
 def _image(session: Session, dataset: Dataset, identity: str) -> DatasetImage:

@@ -192,13 +192,14 @@ class DatasetVersion(Base):
     summary: Mapped[dict[str, Any]]
     created_at: Mapped[float] = mapped_column(default=db_now())
     withdrawn_at: Mapped[float | None]
-    """When its content was removed: its number and digest stay, and no run may use it (ADR 11)."""
+    """When its content was removed: its number and digest stay, and no run may use it (ADR 13)."""
 
 
 class DatasetVersionRow(Base):
     """One image of a version."""
 
     __tablename__ = "dataset_version_rows"
+    __table_args__ = (Index("ix_dataset_version_rows_image", "owner", "image"),)
 
     version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)

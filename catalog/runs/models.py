@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from catalog.db import Base, Listed, Row
+from catalog.db import Base, Listed, Row, db_now
 from contracts.run import RunReason, RunStatus
 
 
@@ -71,6 +71,15 @@ class RunVersion(Base):
 
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
     version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), primary_key=True, index=True)
+
+
+class RemovedRun(Base):
+    """A run that was removed: workers that have its directory remove that too."""
+
+    __tablename__ = "removed_runs"
+
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    removed_at: Mapped[float] = mapped_column(default=db_now())
 
 
 class RunEvent(Base):

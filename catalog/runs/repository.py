@@ -8,8 +8,8 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from catalog.datasets.models import DatasetVersion
-from catalog.runs.models import Run, RunEvent, RunPreview, RunVersion
-from contracts.run import RunReason, RunStatus
+from catalog.runs.models import RemovedRun, Run, RunEvent, RunPreview, RunVersion
+from contracts.run import FINISHED, RunReason, RunStatus
 
 
 def owned(owner: str) -> Select[Run]:
@@ -30,6 +30,22 @@ def versions(session: Session, owner: str, run_id: str) -> list[tuple[str, str]]
         .where(RunVersion.owner == owner, RunVersion.run_id == run_id)
     )
     return [(version_id, digest) for version_id, digest in session.execute(query)]
+
+
+def removed_among(session: Session, run_ids: Sequence[str]) -> set[str]:
+    """Those that were removed."""
+    return set(session.scalars(select(RemovedRun.run_id).where(RemovedRun.run_id.in_(run_ids))))
+
+
+def ended_on_withdrawn(session: Session, run_ids: Sequence[str]) -> set[str]:
+    """Those that have ended and were fed by a version that was withdrawn since."""
+    query = (
+        select(Run.id)
+        .join(RunVersion, RunVersion.run_id == Run.id)
+        .join(DatasetVersion, DatasetVersion.id == RunVersion.version_id)
+        .where(Run.id.in_(run_ids), Run.status.in_(FINISHED), DatasetVersion.withdrawn_at.is_not(None))
+    )
+    return set(session.scalars(query))
 
 
 def change_reason(session: Session, status: RunStatus, before: RunReason, after: RunReason) -> None:

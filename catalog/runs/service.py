@@ -180,6 +180,12 @@ def fed_by(session: Session, owner: str, run_id: str) -> list[tuple[str, float]]
     return [(ids[one["digest"]], one["weight"]) for one in run.datasets]
 
 
+def left_by_removal(session: Session, run_ids: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Of runs a worker has directories of, whoever's they are: those removed, and those that ended and were fed by a
+    version that is withdrawn."""
+    return repository.removed_among(session, run_ids), repository.ended_on_withdrawn(session, run_ids)
+
+
 def config_of(run: Run) -> TrainConfig:
     """The run's configuration."""
     return TrainConfig.model_validate(run.config)

@@ -1,4 +1,4 @@
-"""`patina datasets ledger|remove` and `patina datasets captions`: what is in a dataset, and changing it."""
+"""`patina datasets ledger` and `patina datasets captions`: what is in a dataset, and changing it."""
 
 from __future__ import annotations
 
@@ -41,20 +41,6 @@ def show_ledger(
         found = contents.ledger(client, dataset, fate, resolution)
         tally = contents.tally(client, dataset)
     give({"items": found, "summary": tally}, as_json, lambda: _ledger(found, tally, resolution))
-
-
-def remove_dataset(
-    dataset: Which,
-    yes: Annotated[bool, typer.Option("--yes", help="Without being asked.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Remove a dataset with its ledger and images; one that versions, runs or weights came of stays."""
-    with connect() as client:
-        found = client.dataset(dataset)
-        if not yes:
-            typer.confirm(f"Remove '{found['name']}' with {found['images']} images?", abort=True, err=True)
-        client.request("DELETE", f"/api/v1/datasets/{found['id']}")
-    give({"removed": found}, as_json, lambda: facts([("removed", found["name"])]))
 
 
 @captions.command("ls")

@@ -25,7 +25,13 @@ def list_versions(dataset: Which, as_json: AsJson = False) -> None:
         found = client.versions(dataset)
     columns = ("version", "trained on", "held out", "digest", "frozen")
     lines = (
-        (v["version"], v["train_images"], v["held_out_images"], short(v["digest"]), when(v["created_at"]))
+        (
+            v["version"],
+            v["train_images"],
+            v["held_out_images"],
+            short(v["digest"]),
+            f"{when(v['created_at'])}{', withdrawn' if v['withdrawn'] else ''}",
+        )
         for v in found
     )
     give({"items": found}, as_json, lambda: rows(columns, lines, "None yet; `patina datasets freeze NAME`."))

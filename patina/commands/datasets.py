@@ -16,7 +16,7 @@ from contracts.ingest import IngestStatus
 from contracts.layouts import why_not
 from patina import ingests, sending, sources, uploading
 from patina.client import Client, Json
-from patina.commands import dataset_contents, dataset_reading, dataset_versions
+from patina.commands import dataset_contents, dataset_reading, dataset_removal, dataset_versions
 from patina.connect import connect
 from patina.output import AsJson, facts, give, notes, rows, short
 from patina.times import when
@@ -94,7 +94,7 @@ def upload(
 
 
 app.command("ledger")(dataset_contents.show_ledger)
-app.command("remove")(dataset_contents.remove_dataset)
+app.command("rm")(dataset_removal.remove)
 app.command("watch")(dataset_reading.watch)
 app.command("cancel")(dataset_reading.cancel)
 app.add_typer(dataset_contents.captions, name="captions")

@@ -1,4 +1,4 @@
-"""`patina runs`: create, list, watch, cancel."""
+"""`patina runs`: create, list, watch, cancel, remove."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from patina import choices, overrides
+from patina import choices, overrides, removing
 from patina.client import Client, Json
 from patina.connect import connect
 from patina.follow import follow
@@ -91,6 +91,21 @@ def cancel(run: Which, as_json: AsJson = False) -> None:
     with connect() as client:
         found = client.cancel_run(_id(client, run))
     give(found, as_json, lambda: _run(found))
+
+
+@app.command("rm")
+def rm(
+    run: Which,
+    keep_history: removing.KeepHistory = False,
+    remove: removing.Remove = None,
+    yes: removing.Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a run that has ended, with its events, previews and log; asks what shall become of its weights."""
+    with connect() as client:
+        found = client.run(_id(client, run))
+        path, what = f"/api/v1/runs/{found['id']}", f"run {found['id']} ({found['name']})"
+        removing.remove(client, path, what, removing.Said(keep_history, remove, yes, as_json))
 
 
 def _id(client: Client, run: str) -> str:

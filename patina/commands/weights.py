@@ -61,5 +61,24 @@ def download(
     give(answer, as_json, lambda: facts(shown))
 
 
+@app.command("rm")
+def rm(
+    which: Annotated[str, typer.Argument(help="NAME@VERSION or NAME@ALIAS.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Without being asked.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove one version of weights and the aliases that mean it; pictures made with it stay."""
+    name, _, version = which.partition("@")
+    if not name or not version:
+        raise InvalidInput([FieldError(pointer="/which", message="is not NAME@VERSION or NAME@ALIAS")])
+    with connect() as client:
+        found = client.weights_version(name, version)
+        what = f"{name}@{found['version']}"
+        if not yes:
+            typer.confirm(f"Remove {what} ({size(found['bytes'])}, {_aliases(found)})?", abort=True, err=True)
+        client.request("DELETE", f"/api/v1/weights/{name}/{found['version']}")
+    give({"removed": found}, as_json, lambda: facts([("removed", what)]))
+
+
 def _aliases(weights: Json) -> str:
     return ", ".join(f"@{alias}" for alias in weights["aliases"])

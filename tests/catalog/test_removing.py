@@ -1,4 +1,4 @@
-"""Removing a dataset: all of it or nothing, and never what something came of."""
+"""Removing: all that was asked for or nothing, and never unasked what something came of."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from catalog import jobs, storage
 from catalog.blobs import BlobStore, image_key
 from catalog.datasets import editing, ingest
 from catalog.datasets import service as datasets
 from catalog.datasets.ingest import DecodedImage
+from catalog.datasets.models import DatasetImage, DatasetVersionRow
 from catalog.db import Base, Database
+from catalog.erasing import ERASED
+from catalog.generations import service as generations
 from catalog.jobs import Job, Queue
-from catalog.removing import remove_dataset
+from catalog.registry import service as registry
+from catalog.registry.models import Weights, WeightsAlias
+from catalog.removing import remove_dataset, remove_image, remove_run, remove_version, remove_weights
+from catalog.runs import service as runs
 from catalog.uploads import service as uploads
+from contracts.dataset import Fate
 from contracts.failures import FailureCode, PatinaError
+from contracts.generate import GenerationRequest, WeightsChoice
+from contracts.removal import Choice, HasOffspring, WeightsNamed
+from contracts.run import RunRequest
 
 OWNER = "ada"
 
@@ -80,10 +90,15 @@ class TestRemove:
     def test_refuses_and_names_what_came_of_it(self, database: Database, make: Any) -> None:
         weights = make.weights(name="ours", dataset=make.frozen(name="style"))
         before = rows_about(database)
-        with pytest.raises(PatinaError) as refused, database.session() as session:
+        with pytest.raises(HasOffspring) as refused, database.session() as session:
             remove_dataset(session, OWNER, "style")
-        assert refused.value.code is FailureCode.CONFLICT
-        assert f"version 1; run {weights.run_id}; weights ours@1 came of it" in refused.value.message
+        found = refused.value.offspring
+        assert [(one.dataset, one.version) for one in found.versions] == [("style", 1)]
+        assert ([one.id for one in found.runs], list(found.weights)) == (
+            [weights.run_id],
+            [WeightsNamed(name="ours", version=1)],
+        )
+        assert set(refused.value.choices) == {"keep=history", "remove=versions,runs,weights"}
         assert rows_about(database) == before
 
     def test_is_for_its_owner_alone(self, database: Database, make: Any) -> None:
@@ -91,3 +106,248 @@ class TestRemove:
         with pytest.raises(PatinaError) as refused, database.session() as session:
             remove_dataset(session, "eve", "style")
         assert refused.value.code is FailureCode.NOT_FOUND
+
+    def test_keeping_history_keeps_what_runs_and_weights_came_from_and_frees_the_name(
+        self, database: Database, make: Any
+    ) -> None:
+        weights = make.weights(name="ours", dataset=make.frozen(name="style"))
+        make.ingest(_id(database, "style"), {"new.png": "new"}, {})
+        with database.session() as session:
+            unused = datasets.freeze(session, OWNER, "style").version.id
+            remove_dataset(session, OWNER, "style", Choice.KEEP_HISTORY)
+        with database.reading() as session:
+            run = runs.read(session, OWNER, str(weights.run_id))
+            assert run.datasets[0]["name"] == "style"
+            assert len(datasets.version_contents(session, OWNER, run.version_id)) == 3
+            assert datasets.version_contents(session, OWNER, unused) == []
+            assert datasets.list_datasets(session, OWNER).items == []
+            for call in (datasets.read, datasets.list_versions):
+                with pytest.raises(PatinaError, match="no dataset"):
+                    call(session, OWNER, run.dataset_id)
+        make.frozen(name="style")
+
+    def test_of_history_that_serves_nobody_any_more_nothing_is_left(self, database: Database, make: Any) -> None:
+        weights = make.weights(name="ours", dataset=make.frozen(name="style"))
+        with database.session() as session:
+            remove_dataset(session, OWNER, "style", Choice.KEEP_HISTORY)
+        with database.session() as session:
+            remove_run(session, OWNER, str(weights.run_id), Choice.KEEP_HISTORY)
+        assert rows_about(database)["dataset_version_rows"] == 3
+        with database.session() as session:
+            remove_weights(session, OWNER, "ours", "latest")
+        assert not {name for name in rows_about(database) if name.startswith("dataset")}
+
+    def test_with_everything_that_came_of_it_leaves_what_came_of_others(self, database: Database, make: Any) -> None:
+        base = make.base().name
+        other = make.weights(name="other", base=base, dataset=make.frozen(name="other"))
+        make.weights(name="ours", base=base, dataset=make.frozen(name="style"))
+        with database.session() as session:
+            registry.set_alias(session, OWNER, "ours", "mine", 1)
+            remove_dataset(session, OWNER, "style", Choice.REMOVE_VERSIONS_RUNS_WEIGHTS)
+        with database.reading() as session:
+            assert [one.name for one in registry.list_weights(session, OWNER).items] == ["other"]
+            assert [one.id for one in runs.list_runs(session, OWNER).items] == [other.run_id]
+            assert [one.name for one in datasets.list_datasets(session, OWNER).items] == ["other"]
+            assert session.scalar(select(func.count()).select_from(WeightsAlias)) == 0
+
+    @pytest.mark.parametrize("choice", [Choice.REMOVE_VERSIONS_RUNS_WEIGHTS, None])
+    def test_does_nothing_at_all_while_a_run_of_it_is_under_way(
+        self, database: Database, make: Any, choice: Choice | None
+    ) -> None:
+        run = make.run(dataset=make.frozen(name="style"))
+        before = rows_about(database)
+        with pytest.raises(PatinaError, match=run.id if choice else "1 version, 1 run"), database.session() as session:
+            remove_dataset(session, OWNER, "style", choice)
+        assert rows_about(database) == before
+        with database.session() as session:
+            remove_dataset(session, OWNER, "style", Choice.KEEP_HISTORY)
+        with database.reading() as session:
+            ((version_id, _),) = runs.fed_by(session, OWNER, run.id)
+            assert len(datasets.version_contents(session, OWNER, version_id)) == 3
+
+
+class TestRemoveImage:
+    def test_nothing_was_made_of_goes_for_good(self, database: Database, make: Any) -> None:
+        dataset = make.dataset(name="style")
+        image = identity_of(database, dataset, 0)
+        with database.session() as session:
+            remove_image(session, OWNER, dataset, image)
+        with database.reading() as session:
+            assert len(editing.list_images(session, OWNER, dataset).items) == 2
+            assert editing.list_images(session, OWNER, dataset, removed=True).items == []
+            rows = [row for row in datasets.ledger(session, OWNER, dataset) if row.fate == Fate.REJECTED]
+            assert [(row.filename, row.reason, row.caption, row.image) for row in rows] == [
+                ("0.png", ERASED, None, None), ("0.txt", ERASED, None, None),
+            ]  # fmt: skip
+        make.ingest(dataset, {"1-again.png": f"{dataset}/1"}, {})
+        with database.reading() as session:
+            assert [row.fate for row in datasets.ledger(session, OWNER, dataset)].count(Fate.REJECTED) == 2
+
+    def test_that_versions_hold_is_asked_about(self, database: Database, make: Any) -> None:
+        style = make.frozen(name="style")
+        make.ingest(make.dataset(name="other", images=0), {"x.png": f"{style}/0"}, {})
+        image = identity_of(database, style, 0)
+        with pytest.raises(HasOffspring) as refused, database.session() as session:
+            remove_image(session, OWNER, "style", image)
+        found = refused.value.offspring
+        assert (found.datasets, [(one.dataset, one.version) for one in found.versions]) == (("other",), [("style", 1)])
+        assert len(refused.value.choices) == 3
+
+    def test_from_the_draft_alone_can_be_put_back_and_versions_keep_it(self, database: Database, make: Any) -> None:
+        style = make.frozen(name="style")
+        image = identity_of(database, style, 0)
+        with database.session() as session:
+            remove_image(session, OWNER, style, image, Choice.KEEP_HISTORY)
+        with database.session() as session:
+            version = datasets.read_version(session, OWNER, style)
+            assert image in {entry.row.image for entry in datasets.version_contents(session, OWNER, version.id)}
+            editing.restore_image(session, OWNER, style, image, None)
+            assert len(editing.list_images(session, OWNER, style).items) == 3
+
+    def test_everywhere_takes_it_from_every_dataset_and_its_bytes_from_the_store(
+        self, database: Database, make: Any, blobs: BlobStore, tmp_path: Path
+    ) -> None:
+        weights = make.weights(name="ours", dataset=make.frozen(name="style"))
+        style = _id(database, "style")
+        other = make.dataset(name="other", images=0)
+        make.ingest(other, {"x.png": f"{style}/0", "y.png": "y"}, {})
+        image = identity_of(database, style, 0)
+        key = make_blobs(database, blobs, image)
+        with database.session() as session:
+            digest = datasets.read_version(session, OWNER, style).digest
+            remove_image(session, OWNER, "other", image, Choice.REMOVE_VERSIONS)
+        with database.reading() as session:
+            (version,) = datasets.list_versions(session, OWNER, style)
+            assert (version.digest, version.withdrawn_at is not None) == (digest, True)
+            assert datasets.version_contents(session, OWNER, version.id) == []
+            with pytest.raises(PatinaError, match="was withdrawn"):
+                datasets.read_version(session, OWNER, style, 1)
+            assert [len(editing.list_images(session, OWNER, name).items) for name in (style, other)] == [2, 1]
+            assert registry.read(session, OWNER, weights.id).datasets[0]["digest"] == digest
+        for path in (tmp_path / "blobs").rglob("*"):
+            os.utime(path, (1, 1))
+        storage.collect(database, blobs, 60)
+        assert not blobs.exists(key)
+
+    def test_everywhere_with_what_came_of_it_is_refused_while_a_run_is_under_way(
+        self, database: Database, make: Any
+    ) -> None:
+        run = make.run(dataset=make.frozen(name="style"))
+        image = identity_of(database, run.dataset_id, 0)
+        before = rows_about(database)
+        for choice in (Choice.REMOVE_VERSIONS, Choice.REMOVE_VERSIONS_RUNS_WEIGHTS):
+            with pytest.raises(PatinaError, match=run.id), database.session() as session:
+                remove_image(session, OWNER, "style", image, choice)
+        assert rows_about(database) == before
+        with database.session() as session:
+            runs.cancel(session, OWNER, run.id)
+            remove_image(session, OWNER, "style", image, Choice.REMOVE_VERSIONS_RUNS_WEIGHTS)
+        assert not rows_about(database).keys() & {"runs", "run_versions", "dataset_version_rows"}
+
+    def test_content_that_comes_back_is_the_version_it_was(self, database: Database, make: Any) -> None:
+        style = make.frozen(name="style", images=2)
+        with database.session() as session:
+            before = datasets.read_version(session, OWNER, style).id
+            kept = [entry.row for entry in datasets.version_contents(session, OWNER, before)]
+            remove_image(session, OWNER, style, kept[0].image, Choice.REMOVE_VERSIONS)
+        make.ingest(style, {kept[0].source_name: f"{style}/{kept[0].source_name[0]}"}, {
+            f"{kept[0].source_name[0]}.txt": kept[0].caption
+        })  # fmt: skip
+        with database.session() as session:
+            again = datasets.freeze(session, OWNER, style, accept_warnings=True)
+            assert (again.version.id, again.created) == (before, False)
+            assert [entry.row for entry in datasets.version_contents(session, OWNER, before)] == kept
+
+
+class TestRemoveVersion:
+    def test_withdraws_it_and_no_run_may_use_it(self, database: Database, make: Any, recipes: Path) -> None:
+        run = make.weights(name="ours", dataset=make.frozen(name="style"))
+        with pytest.raises(HasOffspring), database.session() as session:
+            remove_version(session, OWNER, "style", 1)
+        with database.session() as session:
+            remove_version(session, OWNER, "style", 1, Choice.KEEP_HISTORY)
+        request = RunRequest(dataset="style", version=1, base=run.base_name, recipe="demo")
+        with pytest.raises(PatinaError, match="was withdrawn"), database.session() as session:
+            runs.create(session, OWNER, request, recipes)
+        with database.session() as session:
+            assert datasets.read(session, OWNER, "style").images == 3
+            assert datasets.freeze(session, OWNER, "style").version.withdrawn_at is None
+
+
+class TestRemoveRun:
+    def test_keeps_its_weights_or_takes_them_with_it(self, database: Database, make: Any) -> None:
+        base, style = make.base().name, make.frozen(name="style")
+        kept, gone = (make.weights(name=name, base=base, dataset=style) for name in ("kept", "gone"))
+        with pytest.raises(HasOffspring, match="1 weights"), database.session() as session:
+            remove_run(session, OWNER, str(kept.run_id))
+        with database.session() as session:
+            remove_run(session, OWNER, str(kept.run_id), Choice.KEEP_HISTORY)
+            remove_run(session, OWNER, str(gone.run_id), Choice.REMOVE_WEIGHTS)
+        with database.reading() as session:
+            (left,) = registry.list_weights(session, OWNER).items
+            assert (left.name, left.run_id, left.datasets) == ("kept", None, kept.datasets)
+        with pytest.raises(HasOffspring) as refused, database.session() as session:
+            remove_dataset(session, OWNER, "style")
+        assert refused.value.offspring.weights == (WeightsNamed(name="kept", version=1),)
+
+    def test_that_is_under_way_is_refused(self, database: Database, make: Any) -> None:
+        run = make.run()
+        with pytest.raises(PatinaError, match="Still under way"), database.session() as session:
+            remove_run(session, OWNER, run.id)
+
+    def test_is_for_its_owner_alone(self, database: Database, make: Any) -> None:
+        run = make.run()
+        with pytest.raises(PatinaError) as refused, database.session() as session:
+            remove_run(session, "eve", run.id)
+        assert refused.value.code is FailureCode.NOT_FOUND
+
+
+class TestRemoveWeights:
+    def test_never_gives_their_number_to_others(self, database: Database, make: Any) -> None:
+        base, style = make.base().name, make.frozen(name="style")
+        make.weights(name="ours", base=base, dataset=style)
+        make.weights(name="ours", base=base, dataset=style)
+        with database.session() as session:
+            registry.set_alias(session, OWNER, "ours", "mine", 2)
+            remove_weights(session, OWNER, "ours", "mine")
+            assert registry.resolve(session, OWNER, "ours").version == 1
+            remove_weights(session, OWNER, "ours", "1")
+        assert make.weights(name="ours", base=base, dataset=style).version == 3
+
+    def test_waits_for_generations_that_were_asked_for(self, database: Database, make: Any) -> None:
+        make.weights(name="ours")
+        with database.session() as session:
+            wanted = GenerationRequest(prompt="a cat", weights=(WeightsChoice(weights="ours"),))
+            made = generations.create(session, OWNER, wanted).id
+        with pytest.raises(PatinaError, match=made), database.session() as session:
+            remove_weights(session, OWNER, "ours", "latest")
+        with database.session() as session:
+            generations.cancel(session, OWNER, made)
+            remove_weights(session, OWNER, "ours", "latest")
+            assert session.scalars(select(Weights)).all() == []
+
+
+def _id(database: Database, name: str) -> str:
+    with database.reading() as session:
+        return datasets.read(session, OWNER, name).id
+
+
+def identity_of(database: Database, dataset: str, number: int) -> str:
+    """The image a dataset was given as ``number``.png."""
+    with database.reading() as session:
+        (found,) = (
+            one.image
+            for one in editing.list_images(session, OWNER, dataset).items
+            if one.source_name == f"{number}.png"
+        )
+    return found
+
+
+def make_blobs(database: Database, blobs: BlobStore, image: str) -> str:
+    """The bytes of an image, as if a worker had stored them; the key they are under."""
+    key = image_key(OWNER, image)
+    blobs.put_bytes(key, b"pixels")
+    with database.session() as session:
+        for table in (DatasetImage, DatasetVersionRow):
+            session.execute(update(table).where(table.image == image).values(blob_key=key))
+    return key

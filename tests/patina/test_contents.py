@@ -54,7 +54,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Databa
             sent = web.request(request.method, str(request.url), content=request.read(), headers=dict(request.headers))
             return httpx.Response(sent.status_code, headers=dict(sent.headers), content=sent.content)
 
-        for commands in ("datasets", "dataset_contents", "dataset_versions"):
+        for commands in ("datasets", "dataset_contents", "dataset_removal", "dataset_versions"):
             monkeypatch.setattr(
                 f"patina.commands.{commands}.connect",
                 lambda: Client("http://localhost", transport=httpx.MockTransport(forward)),
@@ -176,15 +176,44 @@ class TestRemove:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-        assert main(["datasets", "remove", "style"]) != 0
+        assert main(["datasets", "rm", "style"]) != 0
         assert main(["datasets", "ledger", "style"]) == 0
-        assert main(["datasets", "remove", "style", "--yes"]) == 0
+        assert main(["datasets", "rm", "style", "--yes"]) == 0
         assert main(["datasets", "ledger", "style"]) != 0
 
-    def test_names_what_came_of_it(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_shows_what_came_of_it_and_does_what_was_answered(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main(["datasets", "freeze", "style", "--yes"]) == 0
-        assert main(["datasets", "remove", "style", "--yes"]) != 0
-        assert "version 1 came of it" in " ".join(capsys.readouterr().err.split())
+        assert main(["datasets", "rm", "style", "--yes"]) != 0
+        shown = " ".join(capsys.readouterr().err.split())
+        assert "1 version came of it" in shown
+        assert "keep=history" in shown
+        for answers in ("n\nn\n", "n\n"):
+            monkeypatch.setattr("sys.stdin", io.StringIO(answers))
+            assert main(["datasets", "rm", "style"]) != 0
+        monkeypatch.setattr("sys.stdin", io.StringIO("n\ny\n"))
+        assert main(["datasets", "rm", "style"]) == 0
+        assert "style@1" in capsys.readouterr().err
+        assert main(["datasets", "ledger", "style"]) != 0
+
+    def test_one_image_goes_from_the_dataset_or_everywhere(self, capfd: pytest.CaptureFixture[str]) -> None:
+        run(capfd, "freeze", "style", "--yes")
+        assert run(capfd, "rm", "style", "--image", "dog.png", "--yes") == "has_offspring"
+        assert run(capfd, "rm", "style", "--image", "dog.png", "--yes", "--keep-history")["keep"] == "history"
+        assert set(captions(capfd)) == {"cat.png"}
+        assert run(capfd, "versions", "style")["items"][0]["withdrawn"] is False
+        run(capfd, "rm", "style", "--image", "1111", "--yes", "--remove", "versions")
+        assert run(capfd, "versions", "style")["items"][0]["withdrawn"] is True
+        assert run(capfd, "captions", "ls", "style", "--removed")["items"] == []
+
+    def test_a_version_is_withdrawn(self, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        run(capfd, "freeze", "style", "--yes")
+        run(capfd, "rm", "style", "--version", "1", "--yes")
+        assert run(capfd, "download", "style", "--version", "1", "-o", str(tmp_path / "x.zip")) == "conflict"
+
+    def test_a_choice_there_is_not_is_named(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert run(capfd, "rm", "style", "--yes", "--remove", "everything") == "invalid_input"
 
 
 class TestWaiting:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from catalog import jobs
+from catalog import jobs, removing
 from catalog.bases.models import Base
 from catalog.datasets import editing
 from catalog.datasets import service as datasets
@@ -22,12 +22,14 @@ from catalog.jobs import Job
 from catalog.runs import service as runs
 from catalog.sweep import sweep
 from contracts.failures import FailureCode
+from contracts.removal import Choice
 from contracts.rundir import RunDir
 from tests.worker.conftest import OWNER
 from tests.worker.runs import add_base, freeze_pictures, job_of, queue_run, run_of, stand_in, weights_of
 from worker import launcher, train
 from worker.doorbell import Shift
 from worker.processes import marked
+from worker.run_leftovers import clear_removed
 from worker.settings import WorkerSettings
 from worker.station import Station, open_station
 
@@ -147,6 +149,28 @@ class TestCompletedRun:
         assert "a" * 64 in str(run.failure_message)
         assert "c" * 64 in str(run.failure_message)
         assert weights_of(station, run_id) == []
+
+
+class TestRemoved:
+    def test_runs_and_withdrawn_pictures_leave_this_machine_and_nothing_else_does(
+        self, station: Station, play: Plays
+    ) -> None:
+        first = play("complete()")
+        train.work(station, Shift())
+        second = play("complete()")
+        train.work(station, Shift())
+        stranger = station.settings.runs_dir / "run_of_another_database"
+        stranger.mkdir()
+        clear_removed(station)
+        assert all((run_dir(station, run_id).dataset / "data.parquet").is_file() for run_id in (first, second))
+        with station.database.session() as session:
+            removing.remove_version(session, OWNER, "pictures", 1, Choice.KEEP_HISTORY)
+            removing.remove_run(session, OWNER, first, Choice.REMOVE_WEIGHTS)
+        clear_removed(station)
+        assert not run_dir(station, first).root.exists()
+        assert not run_dir(station, second).dataset.exists()
+        assert run_dir(station, second).config.is_file()
+        assert stranger.is_dir()
 
 
 class TestCancel:

@@ -1,0 +1,77 @@
+"""Asks before something is removed that other things came of, and has the server do what was answered.
+
+The words are contracts/removal.py's, as the server sends them. Knows nothing about which commands there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+
+from contracts.removal import Offspring
+from patina.client import Client
+from patina.output import facts, give, notes, rows, short
+
+Yes = Annotated[bool, typer.Option("--yes", help="Without being asked; what came of it needs a choice, too.")]
+KeepHistory = Annotated[bool, typer.Option("--keep-history", help="What came of it stays.")]
+Remove = Annotated[
+    str | None,
+    typer.Option("--remove", metavar="KINDS", help="What came of it goes with it, such as versions,runs,weights."),
+]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the command line says already."""
+
+    keep_history: bool
+    remove: str | None
+    yes: bool
+    as_json: bool
+
+
+def remove(client: Client, path: str, what: str, said: Said, headers: Mapping[str, str] | None = None) -> None:
+    """Remove what lies at ``path``, called ``what``; the person is asked what was not said.
+
+    Raises:
+        PatinaError: HAS_OFFSPRING: there is a choice to make, and nobody was to be asked.
+    """
+    chosen = {"keep": "history"} if said.keep_history else {}
+    chosen |= {} if said.remove is None else {"remove": said.remove}
+    sent = dict(headers or {})
+    look = client.request("DELETE", path, params={"dry_run": "true", **chosen}, headers=sent).json()
+    if look["choices"] and (chosen or not said.yes):
+        notes.print(_came_of_it(what, Offspring.model_validate(look["offspring"])))
+    if not said.yes:
+        chosen = _asked(what, look["choices"], chosen)
+    client.request("DELETE", path, params=chosen, headers=sent)
+    told = {"removed": what, **chosen}
+    give(told, said.as_json, lambda: facts([("removed", what)]))
+
+
+def _asked(what: str, choices: Mapping[str, str], chosen: Mapping[str, str]) -> dict[str, str]:
+    """The choice that was given and is meant, or the first that is wanted."""
+    given = "&".join(f"{name}={value}" for name, value in chosen.items())
+    if not choices:
+        typer.confirm(f"Remove {what}?", abort=True, err=True)
+        return dict(chosen)
+    if given:
+        typer.confirm(f"Remove {what}: {choices.get(given, given)}?", abort=True, err=True)
+        return dict(chosen)
+    for query, meaning in choices.items():
+        if typer.confirm(f"{query}: {meaning}. Do this?", err=True):
+            name, _, value = query.partition("=")
+            return {name: value}
+    raise typer.Abort
+
+
+def _came_of_it(what: str, offspring: Offspring) -> Group:
+    lines: list[tuple[Any, ...]] = [("dataset", name, "holds it") for name in offspring.datasets]
+    lines += [("version", f"{one.dataset}@{one.version}", short(one.digest)) for one in offspring.versions]
+    lines += [("run", one.id, f"{one.name}, {one.status}") for one in offspring.runs]
+    lines += [("weights", f"{one.name}@{one.version}", "") for one in offspring.weights]
+    return Group(f"came of {what}:", rows(("what", "name", ""), lines, "nothing"))
