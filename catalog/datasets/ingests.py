@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from catalog.datasets import progress
@@ -70,9 +70,11 @@ def read(session: Session, owner: str, id_or_name: str) -> IngestView:
     dataset_id = find_dataset(session, owner, id_or_name).id
     row = progress.find(session, owner, dataset_id)
     unfinished = session.execute(_unfinished(owner, dataset_id, Job.state, Job.cancel_requested_at)).all()
-    waiting, _ = _untaken(session, owner, dataset_id, None)
+    counted = _counted(session, owner, dataset_id)
+    waiting = any(fate == Fate.PENDING for _, fate in counted)
     is_next = bool(unfinished and waiting) and (row is None or row.ended_at is not None)
-    return _view(session, owner, dataset_id, row, _status(row, unfinished), is_next=is_next)
+    waits_for = None if row is None else _waits_for(session, row)
+    return _view(dataset_id, row, _status(row, unfinished), counted, waits_for, is_next=is_next)
 
 
 def cancel(session: Session, owner: str, id_or_name: str) -> Cancellation:
@@ -143,16 +145,22 @@ def _status(row: DatasetIngest | None, unfinished: Sequence[Any]) -> IngestStatu
 
 
 def _view(
-    session: Session, owner: str, dataset_id: str, row: DatasetIngest | None, status: IngestStatus, *, is_next: bool
+    dataset_id: str,
+    row: DatasetIngest | None,
+    status: IngestStatus,
+    counted: dict[tuple[int | None, str], tuple[int, int]],
+    waits_for: str | None,
+    *,
+    is_next: bool,
 ) -> IngestView:
     """What the reading took and what nobody has taken yet; of the one after it only that."""
     current = None if is_next else row
-    counted = _taken(session, owner, dataset_id, current.number) if current else {}
-    waiting, waiting_bytes = _untaken(session, owner, dataset_id, current.number if current else None)
-    fates = {fate: counted.get(fate, (0, 0))[0] for fate in Fate}
-    fates[Fate.PENDING] += waiting
-    left_bytes = waiting_bytes + counted.get(Fate.PENDING, (0, 0))[1]
-    found_bytes = waiting_bytes + sum(size for _, size in counted.values())
+    number = current.number if current else None
+    fates, sizes = dict.fromkeys(Fate, 0), dict.fromkeys(Fate, 0)
+    for (taken_by, fate), (files, size) in counted.items():
+        if fate == Fate.PENDING or (number is not None and taken_by == number):
+            fates[Fate(fate)] += files
+            sizes[Fate(fate)] += size
     return IngestView(
         dataset_id=dataset_id,
         number=(row.number if row else 0) + is_next,
@@ -164,37 +172,32 @@ def _view(
         file_total=current.file_total if current else None,
         found=sum(fates.values()),
         fates=fates,
-        found_bytes=found_bytes,
-        done_bytes=found_bytes - left_bytes,
-        waits_for=_waits_for(session, owner, dataset_id),
+        found_bytes=sum(sizes.values()),
+        done_bytes=sum(sizes.values()) - sizes[Fate.PENDING],
+        waits_for=waits_for,
         began_at=current.began_at if current else None,
         ended_at=current.ended_at if current else None,
     )
 
 
-def _taken(session: Session, owner: str, dataset_id: str, number: int) -> dict[str, tuple[int, int]]:
-    """Files of one reading and their bytes, by fate."""
-    query = select(DatasetFile.fate, func.count(), func.sum(DatasetFile.bytes)).where(
-        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.ingest == number
+def _counted(session: Session, owner: str, dataset_id: str) -> dict[tuple[int | None, str], tuple[int, int]]:
+    """Files and their bytes by the reading that took them and their fate; an index holds all that is asked."""
+    query = (
+        select(DatasetFile.ingest, DatasetFile.fate, func.count(), func.sum(DatasetFile.bytes))
+        .where(DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id)
+        .group_by(DatasetFile.ingest, DatasetFile.fate)
     )
-    return {fate: (count, int(size or 0)) for fate, count, size in session.execute(query.group_by(DatasetFile.fate))}
+    return {(ingest, fate): (files, int(size or 0)) for ingest, fate, files, size in session.execute(query)}
 
 
-def _untaken(session: Session, owner: str, dataset_id: str, number: int | None) -> tuple[int, int]:
-    """Files to be read, and their bytes, that this reading has not taken."""
-    query = select(func.count(), func.sum(DatasetFile.bytes)).where(*_pending(owner, dataset_id))
-    if number is not None:
-        query = query.where(or_(DatasetFile.ingest.is_(None), DatasetFile.ingest != number))
-    count, size = session.execute(query).one()
-    return count, int(size or 0)
-
-
-def _waits_for(session: Session, owner: str, dataset_id: str) -> str | None:
-    """What keeps the first of the files that cannot be read yet."""
-    query = select(DatasetFile).where(*_pending(owner, dataset_id), DatasetFile.reason.is_not(None))
-    row = session.scalars(query.order_by(DatasetFile.id).limit(1)).first()
-    return None if row is None else f"{row.filename}: {row.reason}"
-
-
-def _pending(owner: str, dataset_id: str) -> tuple[ColumnElement[bool], ...]:
-    return DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.fate == Fate.PENDING
+def _waits_for(session: Session, row: DatasetIngest) -> str | None:
+    """A file that was taken and cannot be read yet, and what keeps it."""
+    query = select(DatasetFile).where(
+        DatasetFile.owner == row.owner,
+        DatasetFile.dataset_id == row.dataset_id,
+        DatasetFile.ingest == row.number,
+        DatasetFile.fate == Fate.PENDING,
+        DatasetFile.reason.is_not(None),
+    )
+    file = session.scalars(query.limit(1)).first()
+    return None if file is None else f"{file.filename}: {file.reason}"

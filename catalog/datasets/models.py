@@ -36,7 +36,7 @@ class DatasetFile(Base):
         UniqueConstraint("parent_id", "child_index"),
         Index("ix_dataset_files_dataset", "dataset_id", "id"),
         Index("ix_dataset_files_fate", "dataset_id", "fate", "kind"),
-        Index("ix_dataset_files_ingest", "dataset_id", "ingest", "fate", "bytes"),
+        Index("ix_dataset_files_ingest", "owner", "dataset_id", "ingest", "fate", "bytes"),
     )
 
     id: Mapped[int] = mapped_column(Row, primary_key=True)

@@ -37,7 +37,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("dataset_id", name="pk_dataset_ingests"),
     )
     op.add_column("dataset_files", sa.Column("ingest", sa.Integer(), nullable=True))
-    op.create_index(INDEX, "dataset_files", ["dataset_id", "ingest", "fate", "bytes"])
+    op.create_index(INDEX, "dataset_files", ["owner", "dataset_id", "ingest", "fate", "bytes"])
 
 
 def downgrade() -> None:

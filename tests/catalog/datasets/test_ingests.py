@@ -138,6 +138,7 @@ class TestRead:
     ) -> None:
         (file_id,) = offer("a.png")
         claim = make.claim(Queue.LIGHT)
+        take(database, claim)
         with database.session() as session:
             ingest.wait(session, claim, file_id, "waits for room")
         assert seen().waits_for == "a.png: waits for room"
