@@ -33,6 +33,7 @@ from api.routes import (
     runs,
     storage,
     uploads,
+    urls,
     versions,
     weights,
 )
@@ -83,7 +84,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     openapi.describe(app)
     app.include_router(health.router)
     native = APIRouter(prefix="/api/v1", responses=EVERYWHERE)
-    of_datasets = (datasets, ingest, captions, ledger, versions, uploads, storage)
+    of_datasets = (datasets, ingest, captions, ledger, versions, uploads, urls, storage)
     for noun in (bases, recipes, *of_datasets, runs, weights, generations, images):
         native.include_router(noun.router)
     app.include_router(native)

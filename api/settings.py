@@ -58,6 +58,9 @@ class ApiSettings(BaseSettings):
     max_upload_files: Annotated[int, Field(ge=1)] = 10_000
     """Most files in one upload request."""
 
+    max_urls: Annotated[int, Field(ge=1)] = 1000
+    """Most addresses in one request to fetch pictures from."""
+
     max_dataset_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * MIB
     """Most bytes one dataset may be sent, what is still arriving counted in full."""
 

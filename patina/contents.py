@@ -15,6 +15,16 @@ from patina.client import Client, Json
 MOST_AT_ONCE = 200
 
 
+def found_or_made(client: Client, name: str) -> Json:
+    """The dataset of this name, made when it is not there."""
+    try:
+        return client.dataset(name)
+    except PatinaError as error:
+        if error.code is not FailureCode.NOT_FOUND:
+            raise
+    return client.create_dataset(name)
+
+
 def ledger(client: Client, dataset: str, fate: str | None = None, resolution: int | None = None) -> list[Json]:
     """The rows of the ledger, of one fate or all."""
     return _pages(client, f"{_at(dataset)}/ledger", {"fate": fate, "resolution": resolution})[0]

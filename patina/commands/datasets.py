@@ -11,12 +11,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.text import Text
 
 from contracts.dataset import DEFAULT_HELD_OUT_SHARE
-from contracts.failures import FailureCode, PatinaError
 from contracts.ingest import IngestStatus
 from contracts.layouts import why_not
-from patina import ingests, sending, sources, uploading
+from patina import contents, sending, sources, uploading
 from patina.client import Client, Json
-from patina.commands import dataset_contents, dataset_reading, dataset_removal, dataset_versions
+from patina.commands import dataset_contents, dataset_reading, dataset_removal, dataset_urls, dataset_versions
 from patina.connect import connect
 from patina.output import AsJson, facts, give, notes, rows, short
 from patina.times import when
@@ -75,9 +74,9 @@ def upload(
     """
     found = sources.find(source, _say_download)
     with connect() as client:
-        dataset = _found_or_made(client, name)
+        dataset = contents.found_or_made(client, name)
         sent = _send(client, dataset["id"], found, connections, quiet=as_json)
-        ingest = _wait_until_read(client, dataset, quiet=as_json)
+        ingest = dataset_reading.wait_until_read(client, dataset, quiet=as_json)
         dataset = client.dataset(dataset["id"])
         ledger = client.ledger(dataset["id"])
         version = client.freeze(dataset["id"], held_out_share, yes) if freeze else None
@@ -95,6 +94,7 @@ def upload(
 
 app.command("ledger")(dataset_contents.show_ledger)
 app.command("rm")(dataset_removal.remove)
+app.command("fetch")(dataset_urls.fetch)
 app.command("watch")(dataset_reading.watch)
 app.command("cancel")(dataset_reading.cancel)
 app.add_typer(dataset_contents.captions, name="captions")
@@ -116,30 +116,11 @@ def freeze_version(
     give(version, as_json, lambda: facts(_version_facts(version)))
 
 
-def _found_or_made(client: Client, name: str) -> Json:
-    try:
-        return client.dataset(name)
-    except PatinaError as error:
-        if error.code is not FailureCode.NOT_FOUND:
-            raise
-    return client.create_dataset(name)
-
-
 def _send(client: Client, dataset_id: str, found: uploading.Found, connections: int, quiet: bool) -> sending.Sent:
     columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
         task = progress.add_task("", total=sum(path.stat().st_size for _, path in found.sent))
         return sending.send(client, dataset_id, found.sent, connections, lambda count: progress.advance(task, count))
-
-
-def _wait_until_read(client: Client, dataset: Json, quiet: bool) -> Json:
-    try:
-        return ingests.follow(client, dataset["id"], quiet=quiet)
-    except KeyboardInterrupt:
-        name = dataset["name"]
-        words = f"The server goes on reading. Follow it with `patina datasets watch {name}`"
-        notes.print(f"{words}, or end it with `patina datasets cancel {name}`.", highlight=False, soft_wrap=True)
-        raise
 
 
 def _say_download(repository: str) -> None:
