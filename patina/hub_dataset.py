@@ -13,14 +13,32 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
+from contracts.dataset import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS
 from contracts.failures import FailureCode, PatinaError
-from contracts.layouts import HOLDING_IMAGES, FileKind, kind_of
+from contracts.layouts import (
+    ARCHIVE_EXTENSION,
+    HOLDING_IMAGES,
+    KOHYA_METADATA_EXTENSION,
+    METADATA_NAMES,
+    TABLE_EXTENSION,
+    FileKind,
+    kind_of,
+)
 from patina.child import tell
 from patina.hub import NOT_GIVEN
 
 KIND = "dataset"
 ABOUT_THE_REPOSITORY = frozenset({"dataset_info.json", "dataset_infos.json", "state.json"})
 """What the `datasets` library notes beside the data."""
+
+
+ENDINGS = (
+    *(*IMAGE_EXTENSIONS, *CAPTION_EXTENSIONS, *METADATA_NAMES),
+    *(KOHYA_METADATA_EXTENSION, TABLE_EXTENSION, ARCHIVE_EXTENSION),
+)
+# By ending and not by name: the hub's client compares every file with every pattern.
+ALLOWED = ["*" + "".join(f"[{letter}{letter.upper()}]" for letter in ending) for ending in ENDINGS]
+IGNORED = [".*", "*/.*", *(f"*{name}" for name in ABOUT_THE_REPOSITORY)]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +64,9 @@ def download(repository: str) -> dict[str, Any]:
                 "Download it in the form it has, and upload pictures with captions.",
             )
         # Of the very commit whose files were listed, whatever is pushed meanwhile.
-        folder = snapshot_download(repository, repo_type=KIND, revision=found.sha, allow_patterns=_exactly(wanted))
+        folder = snapshot_download(
+            repository, repo_type=KIND, revision=found.sha, allow_patterns=ALLOWED, ignore_patterns=IGNORED
+        )
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise _neither(repository, "the hub has no such data set, or not for this token", error) from None
     except NOT_GIVEN as error:
@@ -63,11 +83,6 @@ def select(listed: Iterable[str]) -> list[str]:
         and name.rpartition("/")[2] not in ABOUT_THE_REPOSITORY
         and not any(part.startswith(".") for part in name.split("/"))
     ]
-
-
-def _exactly(names: Iterable[str]) -> list[str]:
-    """Patterns that match these names alone."""
-    return [name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]") for name in names]
 
 
 def _neither(repository: str, of_the_hub: str, error: Exception) -> PatinaError:

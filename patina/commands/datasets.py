@@ -120,7 +120,11 @@ def _send(client: Client, dataset_id: str, found: uploading.Found, connections: 
     columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
         task = progress.add_task("", total=sum(path.stat().st_size for _, path in found.sent))
-        return sending.send(client, dataset_id, found.sent, connections, lambda count: progress.advance(task, count))
+        try:
+            return sending.send(client, dataset_id, found.sent, connections, lambda n: progress.advance(task, n))
+        except KeyboardInterrupt:
+            notes.print("Broken off; the same command again goes on from there.")
+            raise
 
 
 def _say_download(repository: str) -> None:

@@ -139,6 +139,17 @@ class TestUpload:
             seen = command("datasets", "watch", "broken-off")
         assert (seen["status"], seen["found"], seen["done"], seen["used"]) == ("done", 6, 6, 6)
 
+    @pytest.mark.usefixtures("command")
+    def test_interrupted_while_it_is_sent_says_how_to_go_on(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> Any:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Client, "upload", interrupted)
+        assert main(["datasets", "upload", str(folder(tmp_path)), "--name", "half-sent"]) == 130
+        assert "the same command again" in capfd.readouterr().err
+
     def test_cancelled_and_run_again_sends_what_was_not_read(
         self, server: Server, command: Any, tmp_path: Path
     ) -> None:

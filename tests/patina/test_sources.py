@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from contracts.failures import FailureCode, PatinaError
+from contracts.layouts import METADATA_NAMES
 from patina import sources
-from patina.hub_dataset import select
+from patina.hub_dataset import ALLOWED, ENDINGS, IGNORED, select
 from tests.hub import Hub, hub
 
 NAME = "ada/cats"
@@ -18,12 +20,12 @@ FILES = {
     "README.md": b"# Cats",
     "cats.py": b"raise SystemExit('code of a stranger')",
     "dataset_infos.json": b"{}",
-    "train/0 [best]?.png": b"pixels",
+    "train/0 [best]?.PNG": b"pixels",
     "train/metadata.jsonl": b"{}",
     "train/cats.tar": b"x",
     "data/train-00000-of-00001.parquet": b"PAR1",
 }
-TAKEN = ["data/train-00000-of-00001.parquet", "train/0 [best]?.png", "train/metadata.jsonl"]
+TAKEN = ["data/train-00000-of-00001.parquet", "train/0 [best]?.PNG", "train/metadata.jsonl"]
 
 
 @pytest.fixture
@@ -108,5 +110,11 @@ class TestHere:
 
 
 class TestSelect:
+    def test_every_file_that_is_taken_is_downloaded(self) -> None:
+        names = [f"x{ending}" for ending in (*ENDINGS, ".Jpg", ".PARQUET")] + ["deep/er/metadata.csv", "a_mask.png"]
+        taken = select(names)
+        assert len(taken) > len(ENDINGS) - len(METADATA_NAMES)
+        assert set(filter_repo_objects(names, allow_patterns=ALLOWED, ignore_patterns=IGNORED)) >= set(taken)
+
     def test_hidden_files_and_code_stay_there(self) -> None:
         assert select([".git/a.png", "a.png", "b.py", "c/.d/e.png", "f.bin", "g.pt"]) == ["a.png"]
