@@ -7,12 +7,16 @@ import io
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from api import measures
 from api.schemas.common import Answer, moment
 from catalog.datasets.ledger import Entry, Tally
 from contracts.dataset import Fate
 from contracts.layouts import FileKind
+
+FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""As OWASP lists them under CSV injection; an apostrophe before them makes the cell text."""
 
 
 class PlacementOut(Answer):
@@ -134,8 +138,13 @@ def csv_lines(rows: Iterable[LedgerRow]) -> Iterator[str]:
     for row in rows:
         yield _taken(line)
         values = row.model_dump(mode="json")
-        writer.writerow({**(values["placement"] or {}), **{name: values[name] for name in names}})
+        writer.writerow({**(values["placement"] or {}), **{name: _harmless(values[name]) for name in names}})
     yield _taken(line)
+
+
+def _harmless(value: Any) -> Any:
+    """Spreadsheets run a cell that begins like a formula, and names and captions are whatever somebody offered."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_BEGINS) else value
 
 
 def _taken(line: io.StringIO) -> str:

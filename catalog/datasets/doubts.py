@@ -10,7 +10,7 @@ from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from catalog.datasets.models import DatasetFile, DatasetImage
-from contracts.dataset import Fate
+from contracts.dataset import DEFAULT_HELD_OUT_SHARE, Fate, Split
 from contracts.layouts import FileKind
 
 SHARE = 0.5
@@ -26,8 +26,10 @@ class Doubt:
     names: Sequence[str]
 
 
-def find_doubts(session: Session, owner: str, dataset_id: str) -> list[Doubt]:
-    """Everything doubtful at once; empty when the dataset looks as meant."""
+def find_doubts(
+    session: Session, owner: str, dataset_id: str, held_out_share: float = DEFAULT_HELD_OUT_SHARE
+) -> list[Doubt]:
+    """Everything doubtful at once, when so much is to be held out; empty when the dataset looks as meant."""
     written = select(DatasetFile).where(
         DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.kind == FileKind.CAPTION
     )
@@ -53,12 +55,23 @@ def find_doubts(session: Session, owner: str, dataset_id: str) -> list[Doubt]:
         names_of = session.scalars(bare.order_by(DatasetImage.file_id).limit(NAMED)).all()
         message = f"{silent} of {images} images have no caption, though captions were offered"
         found.append(Doubt(message, [image.source_name for image in names_of]))
+    if held_out_share > 0 and images > 1 and _all_said_to_be_trained_on(session, shown, images):
+        names_of = session.scalars(shown.order_by(DatasetImage.file_id).limit(NAMED)).all()
+        message = "the files say of every image that it is trained on, so none is held out to measure on"
+        found.append(Doubt(message, [image.source_name for image in names_of]))
     return found
 
 
 def in_words(doubts: Sequence[Doubt]) -> str:
     """All of them as sentences, with the files they are about."""
     return " ".join(f"{doubt.message}: {', '.join(doubt.names)}." for doubt in doubts)
+
+
+def _all_said_to_be_trained_on(session: Session, shown: Select[Any], images: int) -> bool:
+    """By metadata that knows no other split; a person who marks every image means it."""
+    trained_on = shown.where(func.coalesce(DatasetImage.split_mark, DatasetImage.split) == Split.TRAIN)
+    by_files = trained_on.where(DatasetImage.split_mark.is_(None))
+    return _count(session, trained_on) == images and _count(session, by_files) > 0
 
 
 def _count(session: Session, query: Select[Any]) -> int:

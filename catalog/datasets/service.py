@@ -168,7 +168,7 @@ def freeze(
         raise PatinaError(FailureCode.UNFINISHED_INGEST, f"Files uploaded to '{dataset.name}' are still being read.")
     if not counts.images:
         raise PatinaError(FailureCode.EMPTY_DATASET, f"The dataset '{dataset.name}' has no usable image.")
-    doubts = [] if accept_warnings else find_doubts(session, owner, dataset.id)
+    doubts = [] if accept_warnings else find_doubts(session, owner, dataset.id, held_out_share)
     if doubts:
         raise PatinaError(FailureCode.DOUBTFUL_DATASET, in_words(doubts))
     images = repository.images(session, owner, dataset.id)

@@ -78,6 +78,17 @@ class TestRows:
             ("x.exe", "rejected", ""),
         }
 
+    def test_no_cell_of_the_csv_is_a_formula(self, client: TestClient, make: Any) -> None:
+        for sign in "=+-@":
+            names = f"{sign}cmd()|' /C calc'!A0.png", f"{sign}2+3.exe"
+            filled(client, make, *names)
+            change(client, 0, caption=f"{sign}HYPERLINK(1)")
+            told = [*csv.DictReader(io.StringIO(client.get(f"{HERE}/ledger?format=csv").text))]
+            assert [row["name"] for row in told] == [f"'{name}" for name in names]
+            assert told[0]["caption"] == f"'{sign}HYPERLINK(1)"
+            assert rows(client)[names[0]]["caption"] == f"{sign}HYPERLINK(1)", "JSON says it as it is"
+            client.delete(HERE)
+
     def test_another_owner_sees_none(self, client: TestClient, make: Any, as_owner: Any) -> None:
         filled(client, make, "0.png")
         for path in ("ledger", "ledger?format=csv", "ledger/summary"):

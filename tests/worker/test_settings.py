@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,22 @@ class TestDefaults:
         assert WorkerSettings(lease_s=60, heartbeat_s=7).heartbeat_every_s == 7
         with pytest.raises(ValueError, match="a third of PATINA_LEASE_S"):
             WorkerSettings(lease_s=60, heartbeat_s=30)
+
+
+class TestFetching:
+    def test_is_from_public_machines_and_web_ports_unless_others_are_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limits = WorkerSettings().fetch_limits
+        assert (limits.allowed, limits.ports) == ((), {80, 443})
+        monkeypatch.setenv("PATINA_FETCH_ALLOWED_NETWORKS", "10.0.5.0/24, fd00:5::/64,")
+        monkeypatch.setenv("PATINA_FETCH_PORTS", "443,8443")
+        limits = WorkerSettings().fetch_limits
+        assert limits.allowed == (ip_network("10.0.5.0/24"), ip_network("fd00:5::/64"))
+        assert limits.ports == {443, 8443}
+        monkeypatch.setenv("PATINA_FETCH_ALLOWED_NETWORKS", "10.0.5.1/24")
+        with pytest.raises(ValueError, match="fetch_allowed_networks"):
+            WorkerSettings()
 
 
 class TestArchives:

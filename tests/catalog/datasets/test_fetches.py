@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from catalog import jobs, removing
-from catalog.datasets import fetches, ingest, service
+from catalog.datasets import editing, fetches, ingest, service
 from catalog.datasets.fetches import Due, Offered, Wanted
 from catalog.datasets.models import DatasetFetch
 from catalog.db import Database
@@ -111,6 +111,16 @@ class TestOffer:
         assert dataset.captions() == {CAT: "a black cat", DOG: "a dog"}
         assert dict(dataset.rows())[f"{CAT}:caption"] == "used"
         assert sorted(fate for _, fate in dataset.rows()) == ["duplicate", "used", "used", "used", "used"]
+
+    def test_leaves_out_what_was_taken_out(self, dataset: Dataset) -> None:
+        dataset.offer(CAT)
+        dataset.fetch()
+        dataset.read()
+        with dataset.database.session() as session:
+            (image,) = editing.list_images(session, OWNER, dataset.id).items
+            editing.remove_image(session, OWNER, dataset.id, image.image, None)
+        assert dataset.rows() == [(CAT, "rejected")]
+        assert dataset.offer(CAT) == Offered(new=0, again=0, known=1)
 
     def test_is_for_owners_of_the_dataset(self, dataset: Dataset) -> None:
         with pytest.raises(PatinaError) as caught:
