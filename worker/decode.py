@@ -12,17 +12,21 @@ import sys
 import threading
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Self
 
 import structlog
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from worker.sandbox import receive, send, start
 
 CHILD = (sys.executable, "-m", "worker.decode_child")
 TIMEOUT_S = 60.0
 MAX_FILE_BYTES = 64 * 1024**2
-MAX_ANSWER_BYTES = 256 * 1024**2
+MAX_SIDE_SAID_PX = 1 << 16
+MAX_ANSWER_BYTES = 64 * 1024
+MAX_PNG_BYTES = 256 * 1024**2
 """More than 40 million pixels take as PNG."""
+PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +65,32 @@ class Refused:
     reason: str
 
 
+class _Taken(BaseModel):
+    """What the child says of a picture; whoever took it over may say anything."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    identity: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    width: Annotated[int, Field(ge=1, le=MAX_SIDE_SAID_PX)]
+    height: Annotated[int, Field(ge=1, le=MAX_SIDE_SAID_PX)]
+    offered_width: Annotated[int, Field(ge=1, le=MAX_SIDE_SAID_PX)]
+    offered_height: Annotated[int, Field(ge=1, le=MAX_SIDE_SAID_PX)]
+    flattened: bool
+    likeness: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+
+
+class _Refused(BaseModel):
+    """Why the child takes no picture from a file, and for the log what it ran into."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    refused: Annotated[str, Field(max_length=500)]
+    error: Annotated[str, Field(max_length=500)] | None = None
+
+
+_ANSWER: TypeAdapter[_Taken | _Refused] = TypeAdapter(_Taken | _Refused)
+
+
 class Decoder:
     """One decoding child, started when first needed and replaced when it dies; safe to share between threads."""
 
@@ -87,11 +117,11 @@ class Decoder:
             except (ConnectionError, EOFError, OSError, ValueError) as error:
                 self._discard(type(error).__name__)
                 return Refused("decoding it takes more time or memory than a picture may")
-        if "refused" in answer:
-            if "error" in answer:
-                log.info("decode.refused", error=answer["error"])
-            return Refused(str(answer["refused"]))
-        return Decoded(png=png, **answer)
+        if isinstance(answer, _Taken):
+            return Decoded(png=png, **answer.model_dump())
+        if answer.error is not None:
+            log.info("decode.refused", error=answer.error)
+        return Refused(answer.refused)
 
     def close(self) -> None:
         """End the child."""
@@ -106,14 +136,15 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def _ask(self, data: bytes, max_px: int | None) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, data: bytes, max_px: int | None) -> tuple[_Taken | _Refused, bytes]:
         channel = self._ready()
         send(channel, json.dumps({"max_px": max_px}).encode())
         send(channel, data)
-        answer = json.loads(receive(channel, MAX_ANSWER_BYTES))
-        if not isinstance(answer, dict) or not answer.keys() & {"refused", "identity"}:
+        answer = _ANSWER.validate_json(receive(channel, MAX_ANSWER_BYTES))
+        png = receive(channel, MAX_PNG_BYTES)
+        if isinstance(answer, _Taken) and not png.startswith(PNG_BEGINS):
             raise ValueError("the child speaks nonsense")
-        return answer, receive(channel, MAX_ANSWER_BYTES)
+        return answer, png
 
     def _ready(self) -> socket.socket:
         if self._channel is not None and self._child is not None and self._child.poll() is None:

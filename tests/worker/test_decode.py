@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import struct
 import sys
@@ -207,6 +208,20 @@ def child(script: str) -> tuple[str, ...]:
     return (sys.executable, "-c", script)
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def saying(answer: object, png: bytes) -> str:
+    """A child that says this of whatever it is sent."""
+    text = answer if isinstance(answer, str) else json.dumps(answer)
+    return (
+        "import socket, struct\n"
+        "channel = socket.socket(fileno=0)\n"
+        f"for part in ({text.encode()!r}, {png!r}): channel.sendall(struct.pack('>Q', len(part)) + part)\n"
+        "while channel.recv(65536): pass"
+    )
+
+
 class TestChild:
     def test_one_that_hangs_is_ended_and_the_file_refused(self) -> None:
         with Decoder(timeout_s=0.5, command=child("import sys; sys.stdin.read()")) as decoder:
@@ -231,6 +246,28 @@ class TestChild:
         script = "import socket; socket.socket(fileno=0).sendall(b'\\0' * 7 + b'\\2' + b'{}')"
         with Decoder(command=child(script)) as decoder:
             assert "more time or memory" in refused(decoder.decode(b"anything"))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            *({"identity": value} for value in ("../../x", "A" * 64, ["0" * 64], None)),
+            *({"width": value} for value in ("9", 0, -1, 1.5, 10**30, True)),
+            *({"likeness": "0"}, {"flattened": 1}, {"more": 1}, {"refused": ["why"]}, {"refused": "x" * 1000}),
+        ],
+    )
+    def test_one_that_is_taken_over_costs_that_file_and_itself_only(self, change: dict[str, object]) -> None:
+        said = {"identity": "0" * 64, "flattened": False, "likeness": "0" * 32}
+        said |= dict.fromkeys(("width", "height", "offered_width", "offered_height"), 9)
+        for answer, png in ((said, b"no picture"), (said | change, PNG), ({"refused": 1}, PNG), ("[" * 10_000, PNG)):
+            with Decoder(command=child(saying(answer, png))) as decoder:
+                assert "more time or memory" in refused(decoder.decode(b"anything"))
+                assert decoder._child is None, "the next file gets another child"
+
+    def test_one_that_says_what_it_may_is_believed(self) -> None:
+        said = {"identity": "0" * 64, "flattened": False, "likeness": "0" * 32}
+        said |= dict.fromkeys(("width", "height", "offered_width", "offered_height"), 9)
+        with Decoder(command=child(saying(said, PNG))) as decoder:
+            assert taken(decoder.decode(b"anything")).identity == "0" * 64
 
     def test_memory_is_limited(self) -> None:
         script = "from worker.sandbox import limit_process; limit_process(2 * 1024**3); bytearray(3 * 1024**3)"
