@@ -9,11 +9,13 @@ import json
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from contracts.ingest import ENDED, IngestPhase
+from contracts.ingest import ENDED, IngestPhase, IngestStatus
 from patina.client import Client, Json
 from patina.output import notes, size
 
 LONGEST_WORDS = 60
+BAR_COLUMNS = 20
+"""Narrow, so that what is done fits beside it on eighty columns."""
 
 
 def follow(client: Client, dataset_id: str, *, quiet: bool = False) -> Json:
@@ -24,7 +26,7 @@ def follow(client: Client, dataset_id: str, *, quiet: bool = False) -> Json:
     """
     path = f"/datasets/{dataset_id}/ingest"
     seen: Json = client.request("GET", f"/api/v1{path}").json()
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    columns = (TextColumn("reading"), BarColumn(BAR_COLUMNS), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
         bar = progress.add_task(doing(seen), total=seen["found"], completed=seen["done"])
         for message in client.events(path, ENDED):
@@ -43,7 +45,7 @@ def doing(ingest: Json) -> str:
     """What the server does now, in a few words."""
     if ingest["waits_for"]:
         return str(ingest["waits_for"])
-    if ingest["phase"] is None:
+    if ingest["phase"] is None or ingest["status"] == IngestStatus.CANCELLING:
         return str(ingest["status"])
     if ingest["phase"] == IngestPhase.SETTLING:
         return "bringing captions and pictures together"

@@ -186,6 +186,7 @@ class TestFollow:
             ({"phase": "decoding", "file": "a.png"}, "decoding a.png"),
             ({"phase": "settling"}, "bringing captions and pictures together"),
             ({"status": "queued"}, "queued"),
+            ({"status": "cancelling", "phase": "decoding", "file": "a.png"}, "cancelling"),
             ({"phase": "decoding", "waits_for": "a.zip: no room"}, "a.zip: no room"),
         ],
     )
