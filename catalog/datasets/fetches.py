@@ -28,6 +28,7 @@ from catalog.db import db_now
 from catalog.job_requests import hasten, unfinished
 from contracts.captions import clean_caption
 from contracts.dataset import Fate
+from contracts.failures import FailureCode, PatinaError
 from contracts.ingest import IngestPhase
 from contracts.layouts import FileKind
 
@@ -68,7 +69,11 @@ def offer(session: Session, owner: str, dataset: str, wanted: Sequence[Wanted]) 
         PatinaError: NOT_FOUND: there is no such dataset.
     """
     dataset_id = find_dataset(session, owner, dataset).id
-    repository.lock(session, owner, dataset_id)  # of two requests with one address the second finds the first's row
+    # The job first and then the dataset, as removal does, which so never waits for who waits for it.
+    hasten(session, owner, jobs.Kind.FETCH, dataset_id)
+    # Of two requests with one address the second finds the first's row.
+    if repository.lock(session, owner, dataset_id) is None:
+        raise PatinaError(FailureCode.NOT_FOUND, f"There is no dataset '{dataset}'.")
     rows = {row.filename: row for row in _named_by_address(session, owner, dataset_id)}
     new = {
         one.url: DatasetFile(owner=owner, dataset_id=dataset_id, filename=one.url, kind=FileKind.URL, bytes=0)
@@ -88,7 +93,6 @@ def offer(session: Session, owner: str, dataset: str, wanted: Sequence[Wanted]) 
     session.flush()
     if waiting:
         jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.FETCH, dataset_id)
-        hasten(session, owner, jobs.Kind.FETCH, dataset_id)
     elif said:
         jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset_id)
     return Offered(len(new), len(again), len(wanted) - len(waiting))

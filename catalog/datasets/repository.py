@@ -35,9 +35,13 @@ def owned(owner: str) -> Select[Dataset]:
     return select(Dataset).where(Dataset.owner == owner, Dataset.removed_at.is_(None))
 
 
-def find(session: Session, owner: str, id_or_name: str) -> Dataset | None:
-    """A dataset by id or by name; an id wins over a name that looks like one. One that was removed is not found."""
-    found = session.scalars(owned(owner).where(or_(Dataset.id == id_or_name, Dataset.name == id_or_name))).all()
+def find(session: Session, owner: str, id_or_name: str, *, hold: bool = False) -> Dataset | None:
+    """A dataset by id or by name; an id wins over a name that looks like one. One that was removed is not found.
+
+    With ``hold`` nobody removes it before the transaction ends, and one that is just being removed is waited for.
+    """
+    query = owned(owner).where(or_(Dataset.id == id_or_name, Dataset.name == id_or_name))
+    found = session.scalars(query.with_for_update(read=True, key_share=True) if hold else query).all()
     return max(found, key=lambda dataset: dataset.id == id_or_name, default=None)
 
 

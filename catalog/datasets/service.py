@@ -96,6 +96,9 @@ def offer_upload(
         PatinaError: NOT_FOUND.
     """
     dataset = find_dataset(session, owner, dataset_id)
+    # The job first and then the dataset, as removal does, which so never waits for who waits for it.
+    jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset.id)
+    dataset = find_dataset(session, owner, dataset.id, hold=True)
     row = DatasetFile(
         owner=owner,
         dataset_id=dataset.id,
@@ -106,7 +109,6 @@ def offer_upload(
     )
     session.add(row)
     session.flush()
-    jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset.id)
     return row
 
 
@@ -120,7 +122,7 @@ def note_refused(
     """
     row = DatasetFile(
         owner=owner,
-        dataset_id=find_dataset(session, owner, dataset_id).id,
+        dataset_id=find_dataset(session, owner, dataset_id, hold=True).id,
         filename=tidy_name(filename) or "unnamed",
         kind=kind_of(filename),
         bytes=size_bytes,
@@ -261,13 +263,13 @@ def find_image(session: Session, owner: str, identity: str) -> str | None:
     return None if found is None else found.blob_key
 
 
-def find_dataset(session: Session, owner: str, id_or_name: str) -> Dataset:
-    """The row of one dataset, for the modules beside this one.
+def find_dataset(session: Session, owner: str, id_or_name: str, *, hold: bool = False) -> Dataset:
+    """The row of one dataset, for the modules beside this one; whoever adds to it holds it until the commit.
 
     Raises:
         PatinaError: NOT_FOUND.
     """
-    dataset = repository.find(session, owner, id_or_name)
+    dataset = repository.find(session, owner, id_or_name, hold=hold)
     if dataset is None:
         raise PatinaError(FailureCode.NOT_FOUND, f"There is no dataset '{id_or_name}'.")
     return dataset

@@ -56,7 +56,7 @@ def begin(session: Session, owner: str, announced: Announced, keep_s: float) -> 
     Raises:
         PatinaError: NOT_FOUND: there is no such dataset.
     """
-    dataset = datasets.read(session, owner, announced.dataset)
+    dataset = datasets.find_dataset(session, owner, announced.dataset, hold=True)
     upload = Upload(
         id=new_id("upl"),
         owner=owner,
