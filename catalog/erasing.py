@@ -49,27 +49,38 @@ def erase_draft(session: Session, dataset_id: str) -> None:
     )
 
 
-def erase_image(session: Session, dataset_id: str, image: str) -> None:
-    """One image of a dataset with its captions, edits and mask; its files' rows stay, rejected and without words."""
+def erase_image(session: Session, dataset_id: str, image: str) -> bool:
+    """One image of a dataset with its captions, edits and mask; its files' rows stay, rejected and without words.
+
+    True when a file of it serves another image, too: that one is left, for ``settle`` to say what becomes of it.
+    """
     edits = select(DatasetEdit.id).where(DatasetEdit.dataset_id == dataset_id)
     mine = (DatasetImage.dataset_id == dataset_id, DatasetImage.image == image)
+    others = (DatasetImage.dataset_id == dataset_id, DatasetImage.image != image)
     mask_key = session.scalar(select(DatasetImage.mask_key).where(*mine))
     _run(
         session,
         delete(DatasetEditChange).where(DatasetEditChange.edit_id.in_(edits), DatasetEditChange.image == image),
-        update(DatasetImage)
-        .where(DatasetImage.dataset_id == dataset_id, DatasetImage.near_image == image)
-        .values(near_image=None),
         delete(DatasetImage).where(*mine),
     )
+    said = select(DatasetImage.caption_source).where(*others, DatasetImage.caption_source.is_not(None))
+    of_it = (DatasetFile.dataset_id == dataset_id, DatasetFile.image == image)
+    shared = (DatasetFile.kind == FileKind.CAPTION) & DatasetFile.filename.in_(said)
+    words_left = session.scalar(select(DatasetFile.id).where(*of_it, shared).limit(1))
     nothing: dict[str, Any] = {"image": None, "caption": None, "caption_source": None, "blob_key": None}
     gone = {"fate": Fate.REJECTED, "reason": ERASED, "target": None, **nothing}
-    files = update(DatasetFile).where(DatasetFile.dataset_id == dataset_id)
-    _run(session, files.where(DatasetFile.image == image).values(gone))
-    shared = select(DatasetImage.image).where(DatasetImage.dataset_id == dataset_id, DatasetImage.mask_key == mask_key)
-    if mask_key is not None and session.scalar(shared.limit(1)) is None:
-        _run(session, files.where(DatasetFile.kind == FileKind.MASK, DatasetFile.blob_key == mask_key).values(gone))
+    _run(
+        session,
+        update(DatasetFile).where(*of_it, ~shared).values(gone),
+        update(DatasetFile).where(*of_it).values(image=None),
+    )
+    masked = select(DatasetImage.image).where(*others, DatasetImage.mask_key == mask_key).limit(1)
+    mask_left = mask_key is not None and session.scalar(masked) is not None
+    if mask_key is not None and not mask_left:
+        masks = (DatasetFile.kind == FileKind.MASK, DatasetFile.blob_key == mask_key)
+        _run(session, update(DatasetFile).where(DatasetFile.dataset_id == dataset_id, *masks).values(gone))
     session.expire_all()
+    return words_left is not None or mask_left
 
 
 def withdraw(session: Session, versions: Sequence[DatasetVersion]) -> None:

@@ -17,7 +17,7 @@ from catalog.datasets import editing
 from catalog.datasets import repository as datasets
 from catalog.datasets import service as dataset_service
 from catalog.datasets.models import Dataset
-from catalog.datasets.settling import settle
+from catalog.datasets.settling import settle, settle_removal
 from catalog.db import db_now
 from catalog.generations.models import Generation
 from catalog.generations.service import FINISHED
@@ -100,8 +100,10 @@ def remove_image(
         _erase_made(session, owner, found)
     erasing.withdraw(session, [version for version in found.versions if version.withdrawn_at is None])
     for holding in found.datasets:
-        erasing.erase_image(session, holding.id, image)
-        settle(session, owner, holding.id)
+        if erasing.erase_image(session, holding.id, image):
+            settle(session, owner, holding.id)
+        else:
+            settle_removal(session, holding, image)
     erasing.erase_forgotten(session, owner)
 
 

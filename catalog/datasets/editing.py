@@ -16,7 +16,7 @@ from catalog.datasets import repository
 from catalog.datasets.models import Dataset, DatasetEdit, DatasetEditChange, DatasetImage
 from catalog.datasets.rewriting import Rewriting, tidied
 from catalog.datasets.service import find_dataset
-from catalog.datasets.settling import settle
+from catalog.datasets.settling import settle, settle_removal
 from catalog.db import db_now
 from contracts.dataset import Fate, Split
 from contracts.failures import FailureCode, PatinaError
@@ -145,7 +145,7 @@ def remove_image(session: Session, owner: str, dataset_id: str, image: str, base
     dataset, found = held_image(session, owner, dataset_id, image, based_on)
     if found.removed_at is None:
         found.removed_at = db_now()
-        settle(session, owner, dataset.id)
+        settle_removal(session, dataset, found.image)
     return dataset.captions_revision
 
 

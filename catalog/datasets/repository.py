@@ -169,16 +169,28 @@ def images_after(
     return session.scalars(_images(owner, dataset_id, removed).where(DatasetImage.image > after).limit(limit)).all()
 
 
-def reject_removed(session: Session, owner: str, dataset_id: str, reason: str) -> None:
-    """The files of images that were taken out are used no more."""
+def reject_removed(session: Session, owner: str, dataset_id: str, reason: str, image: str | None = None) -> None:
+    """The files of images that were taken out, or of this one of them, are used no more."""
     gone = _images(owner, dataset_id, removed=True).with_only_columns(DatasetImage.image).order_by(None)
     mine = update(DatasetFile).where(
         DatasetFile.owner == owner,
         DatasetFile.dataset_id == dataset_id,
         DatasetFile.fate == Fate.USED,
-        DatasetFile.image.in_(gone),
+        DatasetFile.image.in_(gone) if image is None else DatasetFile.image == image,
     )
     session.execute(mine.values(fate=Fate.REJECTED, reason=reason), execution_options={"synchronize_session": "fetch"})
+
+
+def images_looking_like(session: Session, owner: str, dataset_id: str, image: str) -> Sequence[DatasetImage]:
+    """The images that were found to look most like this one."""
+    return session.scalars(_images(owner, dataset_id, removed=False).where(DatasetImage.near_image == image)).all()
+
+
+def likenesses(session: Session, owner: str, dataset_id: str) -> dict[str, str]:
+    """The perceptual hash of every image of a dataset, but those taken out."""
+    columns = (DatasetImage.image, DatasetImage.likeness)
+    query = _images(owner, dataset_id, removed=False).with_only_columns(*columns)
+    return {image: likeness for image, likeness in session.execute(query) if likeness}
 
 
 def newest_edit(session: Session, owner: str, dataset_id: str) -> DatasetEdit | None:

@@ -1,6 +1,7 @@
 """Captions, masks and concepts brought together with their images, whenever a pass over the uploads ends.
 
 Everything is worked out anew from the ledger, so that files may come in any order and doing it twice changes nothing.
+Taking one image out is the exception: nothing that others have depends on it but what they look like.
 Knows nothing about jobs or about what people edit.
 """
 
@@ -14,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from catalog.datasets import captions, repository
 from catalog.datasets.captions import Chosen, Naming, Pairing
-from catalog.datasets.likeness import nearest
+from catalog.datasets.likeness import nearest, nearest_of
 from catalog.datasets.masks import Masked, MaskFile, match_masks
-from catalog.datasets.models import DatasetFile, DatasetImage
+from catalog.datasets.models import Dataset, DatasetFile, DatasetImage
 from catalog.datasets.wording import says_something
 from contracts.dataset import Fate
 from contracts.layouts import KOHYA_METADATA_EXTENSION, FileKind, concept_folder
@@ -54,6 +55,20 @@ def settle(session: Session, owner: str, dataset_id: str) -> None:
     repository.reject_removed(session, owner, dataset_id, REMOVED)
     if dataset is not None:
         dataset.captions_revision += 1
+
+
+def settle_removal(session: Session, dataset: Dataset, image: str) -> None:
+    """One image was just taken out: what ``settle`` would change for that, and no more work than it takes."""
+    session.flush()
+    repository.reject_removed(session, dataset.owner, dataset.id, REMOVED, image)
+    alone = repository.images_looking_like(session, dataset.owner, dataset.id, image)
+    if alone:
+        hashes = repository.likenesses(session, dataset.owner, dataset.id)
+        looks_like = nearest_of([one.image for one in alone], hashes)
+        for one in alone:
+            one.near_image = looks_like.get(one.image)
+    dataset.captions_revision += 1
+    session.flush()
 
 
 def _settle_images(

@@ -183,6 +183,29 @@ class TestRemoveImage:
         with database.reading() as session:
             assert [row.fate for row in datasets.ledger(session, OWNER, dataset)].count(Fate.REJECTED) == 2
 
+    def test_takes_its_mask_and_leaves_words_that_serve_another_image(
+        self, database: Database, make: Any, decoded: Any
+    ) -> None:
+        dataset = make.dataset(name="style", images=0)
+        make.ingest(dataset, {"cat.png": "cat", "cat.jpg": "other"}, {"cat.txt": "a cat"})
+        with database.session() as session:
+            row = datasets.offer_upload(session, OWNER, dataset, "cat_mask.png", "uploads/x", 1)
+        claim = make.claim(Queue.LIGHT)
+        with database.session() as session:
+            ingest.record_mask(session, claim, row.id, decoded("mask"))
+            ingest.finish(session, claim)
+        with database.session() as session:
+            for image in editing.list_images(session, OWNER, dataset).items:
+                assert (image.caption, image.mask) == ("a cat", decoded("mask").identity)
+            remove_image(session, OWNER, dataset, decoded("cat").identity)
+        with database.session() as session:
+            (left,) = editing.list_images(session, OWNER, dataset).items
+            assert (left.caption, left.mask) == ("a cat", decoded("mask").identity)
+            remove_image(session, OWNER, dataset, decoded("other").identity)
+            rows = {row.filename: row for row in datasets.ledger(session, OWNER, dataset)}
+        assert set(rows) == {"cat.png", "cat.jpg", "cat.txt", "cat_mask.png"}
+        assert {(row.fate, row.caption, row.blob_key) for row in rows.values()} == {(Fate.REJECTED, None, None)}
+
     def test_that_versions_hold_is_asked_about(self, database: Database, make: Any) -> None:
         style = make.frozen(name="style")
         make.ingest(make.dataset(name="other", images=0), {"x.png": f"{style}/0"}, {})

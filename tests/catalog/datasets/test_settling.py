@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from catalog.datasets import editing, ingest
 from catalog.datasets import service as datasets
 from catalog.datasets.captions import WITHOUT_CAPTION
 from catalog.datasets.ingest import DecodedImage, Member, MetadataLine
-from catalog.datasets.settling import NO_CAPTION
+from catalog.datasets.settling import NO_CAPTION, settle
 from catalog.db import Database
 from catalog.jobs import Claim, Queue
 from contracts.dataset import Fate, Split, VersionRow
@@ -142,10 +143,11 @@ class TestMetadata:
         assert fates == [(Fate.USED, WITHOUT_CAPTION), (Fate.REJECTED, "the caption is empty")]
 
     def test_splits_alone_offer_no_captions_that_could_be_missed(self, one_pass: Pass, decoded: Decode) -> None:
-        lines = [MetadataLine(n, f"{n}.png", "", split=Split.TRAIN) for n in (1, 2)]
+        splits = {1: Split.TRAIN, 2: Split.HELD_OUT}
+        lines = [MetadataLine(n, f"{n}.png", "", split=split) for n, split in splits.items()]
         files = {f"{n}.png": _image(decoded(str(n))) for n in (1, 2)}
         one_pass.over(files | {"metadata.jsonl": lambda s, c, i: ingest.record_metadata(s, c, i, lines)})
-        assert {row.split for row in one_pass.frozen().values()} == {Split.TRAIN}
+        assert [row.split for row in one_pass.frozen().values()].count(Split.TRAIN) == 1
 
     def test_a_persons_split_stays_whatever_is_uploaded_later(
         self, one_pass: Pass, decoded: Decode, database: Database, owner: str
@@ -229,3 +231,40 @@ class TestNotes:
             "x.png": "no 'ab'",
             "u.parquet": "captions from 'ab'",
         }
+
+
+class TestRemoval:
+    def test_changes_what_settling_everything_anew_would_have_changed(
+        self, one_pass: Pass, database: Database, owner: str, decoded: Decode
+    ) -> None:
+        looks = {"a": 0b000, "b": 0b001, "c": 0b111, "d": 0b111 << 60, "e": 0b110}
+        pictures: dict[str, Any] = {
+            f"{name}.png": _image(replace(decoded(name), likeness=f"{bits:032x}")) for name, bits in looks.items()
+        }
+        words: dict[str, Any] = {
+            f"{name}.txt": lambda session, claim, file_id: ingest.record_caption(session, claim, file_id, "words")
+            for name in looks
+        }
+        one_pass.over({**pictures, "again.png": _image(decoded("a")), "a_mask.png": _mask(decoded("m")), **words})
+
+        def told() -> tuple[Any, Any]:
+            with database.reading() as session:
+                files = datasets.ledger(session, owner, one_pass.dataset_id)
+                images = [
+                    one
+                    for removed in (False, True)
+                    for one in editing.list_images(session, owner, one_pass.dataset_id, removed=removed).items
+                ]
+                return (
+                    [(row.filename, row.fate, row.reason, row.image, row.caption) for row in files],
+                    [(one.source_name, one.near_image, one.caption, one.mask, one.removed_at) for one in images],
+                )
+
+        for name in ("b", "a", "d"):
+            before = told()
+            with database.session() as session:
+                editing.remove_image(session, owner, one_pass.dataset_id, decoded(name).identity, None)
+            after = told()
+            with database.session() as session:
+                settle(session, owner, one_pass.dataset_id)
+            assert after == told() != before
