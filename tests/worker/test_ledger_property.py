@@ -12,13 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from catalog.datasets import ingests
 from catalog.datasets import service as datasets
 from catalog.datasets.captions import tidy_name
 from catalog.datasets.models import DatasetImage
 from catalog.datasets.settling import settle
 from contracts.dataset import Fate
+from contracts.ingest import ENDED
 from tests.worker.conftest import OWNER, picture, upload, zipped
-from worker import light
+from worker import light, reading
 from worker.decode import Decoder
 from worker.doorbell import Shift
 from worker.settings import WorkerSettings
@@ -148,3 +150,57 @@ def _places(file: File) -> range:
     """Numbers of the lines of a metadata file, as they are counted in it."""
     first = 2 if file.name.endswith(".csv") else 1
     return range(first, first + file.lines)
+
+
+class TestCancelledReading:
+    @pytest.mark.timeout(1200)
+    @settings(
+        max_examples=15,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.function_scoped_fixture,
+        ],
+    )
+    @given(tree=trees, after=st.integers(0, 12))
+    def test_leaves_every_file_one_fate_wherever_it_was_cut(
+        self,
+        station: Station,
+        decoder: Decoder,
+        monkeypatch: pytest.MonkeyPatch,
+        tree: tuple[list[File], list[list[File]]],
+        after: int,
+    ) -> None:
+        loose, packed = tree
+        sent = {file.name: file.data for file in loose} | {
+            f"packed{n}.zip": zipped({file.name: file.data for file in members}) for n, members in enumerate(packed)
+        }
+        dataset = upload(station, {"sure.png": picture(9)} | sent, f"cut{next(NUMBERS)}")
+        looks = itertools.count()
+        real = reading.Reading.check
+
+        def check(self: reading.Reading) -> None:
+            if next(looks) == after:
+                with station.database.session() as session:
+                    ingests.cancel(session, OWNER, dataset)
+            real(self)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(reading.Reading, "check", check)
+            patched.setattr(reading, "TELL_EVERY_S", 0.0)
+            while light.work(station, decoder, Shift()):
+                pass
+        told = _told(station, dataset)
+        with station.database.reading() as session:
+            seen = ingests.read(session, OWNER, dataset)
+        assert seen.status in ENDED
+        assert seen.fates[Fate.PENDING] == 0
+        assert seen.found == seen.done == len(told)
+        assert {name for name, *_ in told} >= {"sure.png", *map(tidy_name, sent)}
+        assert all(reason for _, fate, reason, *_ in told if fate != Fate.USED)
+        with station.database.session() as session:
+            settle(session, OWNER, dataset)
+        assert _told(station, dataset) == told, "bringing things together twice changed something"
