@@ -35,6 +35,9 @@ from contracts.layouts import FileKind
 PAUSES_S = (5.0, 30.0, 120.0)
 """How long an address is left alone after its first failure, its second, its third; after one more it is given up."""
 NO_ROOM_PAUSE_S = 60.0
+READ_AT_ONCE = 512
+"""Pictures that wait to be read while more are fetched: each reading brings the whole dataset together."""
+NAMES_A_QUERY = 5000
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def offer(session: Session, owner: str, dataset: str, wanted: Sequence[Wanted]) 
     # Of two requests with one address the second finds the first's row.
     if repository.lock(session, owner, dataset_id) is None:
         raise PatinaError(FailureCode.NOT_FOUND, f"There is no dataset '{dataset}'.")
-    rows = {row.filename: row for row in _named_by_address(session, owner, dataset_id)}
+    rows = _there(session, owner, dataset_id, [one.url for one in wanted])
     new = {
         one.url: DatasetFile(owner=owner, dataset_id=dataset_id, filename=one.url, kind=FileKind.URL, bytes=0)
         for one in wanted
@@ -179,7 +182,9 @@ def wait(session: Session, claim: jobs.Claim, file_ids: Iterable[int], reason: s
 
 
 def pass_on(session: Session, claim: jobs.Claim) -> None:
-    """End the job: what came is for the ``ingest`` job, and what is left for another ``fetch`` job when it is due.
+    """End the job: what is left is for another ``fetch`` job when it is due, and what came for the ``ingest`` job.
+
+    While more is due at once, what came waits until it is worth a reading; the last pass never leaves it.
 
     Raises:
         LeaseLost: another attempt has the job.
@@ -193,7 +198,8 @@ def pass_on(session: Session, claim: jobs.Claim) -> None:
     jobs.finish(session, claim.job_id, claim.fence)
     if pause_s is not None and not unfinished(session, claim.owner, [jobs.Kind.FETCH], [claim.subject_id]):
         jobs.enqueue(session, claim.owner, claim.queue, jobs.Kind.FETCH, claim.subject_id, pause_s=pause_s)
-    jobs.enqueue_once(session, claim.owner, claim.queue, jobs.Kind.INGEST, claim.subject_id)
+    if pause_s is None or pause_s > 0 or _unread(session, claim) >= READ_AT_ONCE:
+        jobs.enqueue_once(session, claim.owner, claim.queue, jobs.Kind.INGEST, claim.subject_id)
 
 
 def _open_row(session: Session, claim: jobs.Claim, file_id: int) -> DatasetFile | None:
@@ -210,10 +216,19 @@ def _tell(session: Session, claim: jobs.Claim, row: DatasetFile) -> None:
     progress.tell(session, claim, IngestPhase.FETCHING, row.filename)
 
 
-def _named_by_address(session: Session, owner: str, dataset_id: str) -> Sequence[DatasetFile]:
-    query = select(DatasetFile).where(DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id)
-    # No other name holds these (contracts/urls.py).
-    return session.scalars(query.where(DatasetFile.parent_id.is_(None), DatasetFile.filename.contains("://"))).all()
+def _there(session: Session, owner: str, dataset_id: str, urls: Sequence[str]) -> dict[str, DatasetFile]:
+    """Rows of these addresses; no file that was sent has such a name (contracts/urls.py)."""
+    query = select(DatasetFile).where(
+        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.parent_id.is_(None)
+    )
+    parts = (urls[start : start + NAMES_A_QUERY] for start in range(0, len(urls), NAMES_A_QUERY))
+    return {row.filename: row for part in parts for row in session.scalars(query.where(DatasetFile.filename.in_(part)))}
+
+
+def _unread(session: Session, claim: jobs.Claim) -> int:
+    query = select(func.count()).where(DatasetFile.owner == claim.owner, DatasetFile.dataset_id == claim.subject_id)
+    here = query.where(DatasetFile.fate == Fate.PENDING, DatasetFile.kind != FileKind.URL)
+    return session.scalar(here) or 0
 
 
 def _forget(session: Session, owner: str, file_ids: Sequence[int]) -> None:

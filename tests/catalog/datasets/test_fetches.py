@@ -36,15 +36,15 @@ class Dataset:
             found = jobs.claim(session, Queue.LIGHT, "worker-1", 60, kind=kind)
         return found[0] if found else None
 
-    def fetching(self) -> tuple[Claim, list[Due]]:
+    def fetching(self, most: int = 10) -> tuple[Claim, list[Due]]:
         claim = self.claim(Kind.FETCH)
         assert claim is not None
         with self.database.session() as session:
-            return claim, fetches.due(session, claim, 10)
+            return claim, fetches.due(session, claim, most)
 
-    def fetch(self, *, came: bool = True) -> list[str]:
+    def fetch(self, *, came: bool = True, most: int = 10) -> list[str]:
         """One pass, in which every picture comes or fails for good; the addresses that were due."""
-        claim, due = self.fetching()
+        claim, due = self.fetching(most)
         with self.database.session() as session:
             for one in due:
                 if came:
@@ -151,6 +151,22 @@ class TestPasses:
         with dataset.database.reading() as session:
             assert session.query(DatasetFetch).count() == 0
             assert service.read(session, OWNER, dataset.id).status is DatasetStatus.INGESTING
+
+    def test_have_what_came_read_when_it_is_worth_it_and_in_the_end(
+        self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fetches, "READ_AT_ONCE", 2)
+        dataset.offer(*(f"https://example.com/{n}" for n in range(4)))
+        dataset.fetch(most=1)
+        assert dataset.claim(Kind.INGEST) is None
+        dataset.fetch(most=1)
+        dataset.read()
+        assert sorted(fate for _, fate in dataset.rows()) == ["pending", "pending", "used", "used"]
+        dataset.fetch(most=1)
+        assert dataset.claim(Kind.INGEST) is None
+        dataset.fetch(most=1)
+        dataset.read()
+        assert {fate for _, fate in dataset.rows()} == {"used"}
 
     def test_write_nothing_with_a_lost_lease(self, dataset: Dataset, make: Make) -> None:
         dataset.offer(CAT)
