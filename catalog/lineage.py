@@ -67,8 +67,7 @@ def of_run(session: Session, owner: str, run: Run) -> Lineage:
 def told(session: Session, lineage: Lineage, *, without: Collection[object] = ()) -> Offspring:
     """A lineage in the words of API and command, without what is asked about."""
     ids = {version.dataset_id for version in lineage.versions}
-    rows = session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(ids)))
-    names = {row.id: row.name for row in rows}
+    names = {one.id: one.told_name for one in session.scalars(select(Dataset).where(Dataset.id.in_(ids)))}
     return Offspring(
         datasets=tuple(sorted(one.name for one in lineage.datasets if one not in without)),
         versions=tuple(

@@ -16,7 +16,7 @@ from catalog import erasing, lineage
 from catalog.datasets import editing
 from catalog.datasets import repository as datasets
 from catalog.datasets import service as dataset_service
-from catalog.datasets.models import Dataset
+from catalog.datasets.models import REMOVED_MARK, Dataset
 from catalog.datasets.settling import settle, settle_removal
 from catalog.db import db_now
 from catalog.generations.models import Generation
@@ -29,9 +29,6 @@ from catalog.registry.models import Weights
 from catalog.runs import service as runs
 from contracts.failures import FailureCode, PatinaError
 from contracts.removal import Choice, Offspring, Subject, has_offspring
-
-REMOVED_NAME = "{name}~{id}"
-"""What a removed dataset is called while its versions are kept: nothing a person can name a dataset."""
 
 
 def remove_dataset(session: Session, owner: str, id_or_name: str, choice: Choice | None = None) -> None:
@@ -46,11 +43,13 @@ def remove_dataset(session: Session, owner: str, id_or_name: str, choice: Choice
     found = lineage.of_dataset(session, owner, dataset.id)
     offspring = lineage.told(session, found)
     if choice is None and offspring:
-        raise has_offspring(Subject.DATASET, f"'{dataset.name}'", offspring)
+        raise has_offspring(Subject.DATASET, f"'{dataset.told_name}'", offspring)
     if choice is Choice.REMOVE_VERSIONS_RUNS_WEIGHTS:
         _erase_made(session, owner, found)
     erasing.erase_draft(session, dataset.id)
-    dataset.removed_at, dataset.name = db_now(), REMOVED_NAME.format(name=dataset.name, id=dataset.id)
+    if dataset.removed_at is None:
+        # Its name is free again; the row stays for as long as a version of it does.
+        dataset.removed_at, dataset.name = db_now(), f"{dataset.name}{REMOVED_MARK}{dataset.id}"
     session.flush()
     erasing.erase_forgotten(session, owner)
 

@@ -126,7 +126,7 @@ def _kept_images(session: Session, owner: str) -> Iterator[tuple[str, set[str]]]
             DatasetFile.dataset_id == dataset.id, DatasetFile.kind == FileKind.MASK, DatasetFile.image.is_not(None)
         )
         rows = (row for query in (now, frozen, masks) for row in session.execute(query))
-        yield dataset.name, {key for row in rows for key in row if key}
+        yield dataset.told_name, {key for row in rows for key in row if key}
 
 
 def _use(what: str, name: str | None, sizes: dict[str, int], keys: Iterable[str]) -> Use:

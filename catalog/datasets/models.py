@@ -10,6 +10,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 from catalog.db import Base, Listed, Row, db_now
 from contracts.dataset import Fate, Split
 
+REMOVED_MARK = "~"
+"""Between the name of a removed dataset and its id; no name a person may give has it."""
+
 
 class Dataset(Listed):
     """A growing collection of images; runs use its frozen versions."""
@@ -22,6 +25,12 @@ class Dataset(Listed):
     """Counts changes of its images and captions, so that nobody edits what they have not seen."""
     removed_at: Mapped[float | None]
     """When its owner removed it and kept what came of it: nobody finds it any more, its versions are still named."""
+
+    @property
+    def told_name(self) -> str:
+        """What it is called, or was before it was removed."""
+        name, mark, _ = self.name.partition(REMOVED_MARK)
+        return f"{name} (removed)" if mark else name
 
 
 class DatasetFile(Base):

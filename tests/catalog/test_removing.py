@@ -108,7 +108,7 @@ class TestRemove:
         assert refused.value.code is FailureCode.NOT_FOUND
 
     def test_keeping_history_keeps_what_runs_and_weights_came_from_and_frees_the_name(
-        self, database: Database, make: Any
+        self, database: Database, make: Any, blobs: BlobStore
     ) -> None:
         weights = make.weights(name="ours", dataset=make.frozen(name="style"))
         make.ingest(_id(database, "style"), {"new.png": "new"}, {})
@@ -125,6 +125,13 @@ class TestRemove:
                 with pytest.raises(PatinaError, match="no dataset"):
                     call(session, OWNER, run.dataset_id)
         make.frozen(name="style")
+        with database.session() as session:
+            assert [use.name for use in storage.usage(session, blobs, OWNER) if use.what == "dataset"] == [
+                "style",
+                "style (removed)",
+            ]
+            with pytest.raises(HasOffspring, match=r"'style \(removed\)' is not removed"):
+                remove_dataset(session, OWNER, run.dataset_id)
 
     def test_of_history_that_serves_nobody_any_more_nothing_is_left(self, database: Database, make: Any) -> None:
         weights = make.weights(name="ours", dataset=make.frozen(name="style"))
