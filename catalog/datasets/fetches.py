@@ -92,7 +92,7 @@ def offer(session: Session, owner: str, dataset: str, wanted: Sequence[Wanted]) 
     _forget(session, owner, [row.id for row in again.values()])
     waiting = [*new.values(), *again.values()]
     session.add_all(DatasetFetch(owner=owner, dataset_id=dataset_id, file_id=row.id) for row in waiting)
-    said = _take_captions(session, rows | new, wanted)
+    said = _take_captions(session, rows, new, wanted)
     session.flush()
     if waiting:
         jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.FETCH, dataset_id)
@@ -240,7 +240,9 @@ def _came_to_nothing(row: DatasetFile) -> bool:
     return row.fate == Fate.REJECTED and row.image is None
 
 
-def _take_captions(session: Session, rows: dict[str, DatasetFile], wanted: Sequence[Wanted]) -> int:
+def _take_captions(
+    session: Session, rows: dict[str, DatasetFile], new: dict[str, DatasetFile], wanted: Sequence[Wanted]
+) -> int:
     """A caption is a row inside its address's; the same one again is not."""
     taken: dict[int, list[DatasetFile]] = {}
     count = 0
@@ -248,9 +250,9 @@ def _take_captions(session: Session, rows: dict[str, DatasetFile], wanted: Seque
         text = clean_caption(one.caption or "")
         if not text:
             continue
-        row = rows[one.url]
+        row = new.get(one.url) or rows[one.url]
         if row.id not in taken:
-            taken[row.id] = list(repository.children(session, row.owner, row.id))
+            taken[row.id] = [] if one.url in new else list(repository.children(session, row.owner, row.id))
         earlier = taken[row.id]
         if earlier and earlier[-1].caption == text:
             continue
