@@ -11,6 +11,7 @@ import resource
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,11 +53,17 @@ def receive(channel: socket.socket, most_bytes: int) -> bytes:
 
     Raises:
         EOFError: the other side hung up, or claims more than it may send.
+        TimeoutError: it did not send all of it within the channel's time-out, however steadily it sends.
     """
-    (length,) = LENGTH.unpack(_exactly(channel, LENGTH.size))
-    if length > most_bytes:
-        raise EOFError(f"a message of {length} bytes")
-    return _exactly(channel, length)
+    timeout_s = channel.gettimeout()
+    ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+    try:
+        (length,) = LENGTH.unpack(_exactly(channel, LENGTH.size, ends_at))
+        if length > most_bytes:
+            raise EOFError(f"a message of {length} bytes")
+        return _exactly(channel, length, ends_at)
+    finally:
+        channel.settimeout(timeout_s)
 
 
 def limit_process(memory_bytes: int) -> None:
@@ -73,9 +80,14 @@ def allow_cpu(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
-def _exactly(channel: socket.socket, length: int) -> bytes:
+def _exactly(channel: socket.socket, length: int, ends_at: float | None) -> bytes:
     parts = bytearray()
     while len(parts) < length:
+        if ends_at is not None:
+            left_s = ends_at - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("the child takes too long")
+            channel.settimeout(left_s)
         part = channel.recv(min(length - len(parts), CHUNK_BYTES))
         if not part:
             raise EOFError("the child hung up")

@@ -227,6 +227,16 @@ class TestChild:
         with Decoder(timeout_s=0.5, command=child("import sys; sys.stdin.read()")) as decoder:
             assert "too long" in refused(decoder.decode(b"anything"))
 
+    def test_one_that_drips_its_answer_is_ended_as_well(self) -> None:
+        script = (
+            "import socket, select\n"
+            "channel = socket.socket(fileno=0)\n"
+            "channel.sendall(b'\\0' * 7 + b'\\xff')\n"
+            "while True: select.select([], [], [], 0.05); channel.sendall(b'{')"
+        )
+        with Decoder(timeout_s=0.5, command=child(script)) as decoder:
+            assert "too long" in refused(decoder.decode(b"anything"))
+
     def test_one_that_dies_is_replaced(self) -> None:
         with Decoder() as decoder:
             first = encoded(Image.new("RGB", (32, 32)))
