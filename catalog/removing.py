@@ -89,8 +89,9 @@ def remove_image(
     if choice is Choice.KEEP_HISTORY:
         editing.remove_image(session, owner, dataset_id, image, based_on)
         return
-    dataset, row = editing.held_image(session, owner, dataset_id, image, based_on)
+    # Every dataset that holds it is locked first and in one order, so that two removals never wait for each other.
     found = lineage.of_image(session, owner, image)
+    dataset, row = editing.held_image(session, owner, dataset_id, image, based_on)
     offspring = lineage.told(session, found, without=[dataset])
     if choice is None and offspring:
         raise has_offspring(Subject.IMAGE, row.source_name, offspring)
@@ -151,8 +152,9 @@ def came_of_image(session: Session, owner: str, dataset_id: str, image: str) -> 
     Raises:
         PatinaError: NOT_FOUND.
     """
+    found = lineage.of_image(session, owner, image)
     dataset, _ = editing.held_image(session, owner, dataset_id, image, None)
-    return lineage.told(session, lineage.of_image(session, owner, image), without=[dataset])
+    return lineage.told(session, found, without=[dataset])
 
 
 def came_of_version(session: Session, owner: str, dataset_id: str, number: int) -> Offspring:

@@ -15,7 +15,18 @@ import trainer.run
 from contracts import events
 from contracts.adapter import AdapterHeader
 from contracts.rundir import Completed, Manifest, RunDir, Stopped
-from tests.trainer.tiny import events_of, make_pictures, make_recipe, outcome_of, same, train, weights_of
+from tests.trainer.tiny import (
+    command,
+    environment,
+    events_of,
+    launch,
+    make_pictures,
+    make_recipe,
+    outcome_of,
+    same,
+    train,
+    weights_of,
+)
 
 STEPS = 5
 
@@ -73,6 +84,15 @@ def test_stopped_and_started_again_it_ends_in_the_same_weights_and_names_its_dat
     assert (started.images, started.held_out_images) == (11, 3)
     warned = [event.message for event in events_of(whole) if isinstance(event, events.Warned)]
     assert "1 pictures are held out by another data set and not trained on" in warned
+
+
+def test_two_ranks_see_what_one_with_twice_the_accumulation_sees(recipe: Path, cache_dir: Path, tmp_path: Path) -> None:
+    assert train(recipe, tmp_path / "one", cache_dir) == 0
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    told = [*command(recipe, tmp_path / "two", cache_dir), "gradient_accumulation_steps=1"]
+    done = launch([*words, *told], environment(ACCELERATE_USE_CPU="true", GLOO_SOCKET_IFNAME="lo"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert same(weights_of(tmp_path / "one"), weights_of(tmp_path / "two"))
 
 
 def test_encodes_a_picture_of_two_data_sets_once(recipe: Path, tmp_path: Path) -> None:
