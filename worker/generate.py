@@ -30,7 +30,7 @@ from worker.pictures import seed_of, store_pictures
 from worker.settings import WorkerSettings
 from worker.station import Station, open_station
 from worker.sweep import sweep
-from worker.weights_files import WeightsFiles, is_full
+from worker.weights_files import WeightsFiles, clear_removed, is_full
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +55,7 @@ class GenerateWork:
         return [
             Duty("engine", bench.work, settings.sweep_s),
             Duty("device", room.renew, min(settings.heartbeat_every_s, settings.sweep_s), rings=False),
+            Duty("clear", lambda: clear_removed(station), settings.collect_s, rings=False),
             Duty("sweep", lambda: sweep(station), settings.sweep_s, rings=False),
         ]
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import structlog
+
 from catalog.blobs import BlobStore
 from catalog.generations.service import ChosenWeights
+from catalog.registry import service as registry
 from contracts.failures import FailureCode, PatinaError
 from worker.publish import read_header
+from worker.station import Station
+
+FETCHED = "weights"
+"""Folder of the cache for files out of a store that is not on this machine."""
+
+log = structlog.get_logger(__name__)
 
 
 class WeightsFiles:
@@ -16,7 +25,7 @@ class WeightsFiles:
 
     def __init__(self, blobs: BlobStore, cache_dir: Path) -> None:
         self._blobs = blobs
-        self._folder = cache_dir / "weights"
+        self._folder = cache_dir / FETCHED
         self._checked: dict[str, Path] = {}
 
     def path(self, weights: ChosenWeights) -> Path:
@@ -48,6 +57,18 @@ class WeightsFiles:
             f"The file of '{weights.name}@{weights.version}' {what}.",
             "Restore it from a backup of the blob store, or train it again.",
         )
+
+
+def clear_removed(station: Station) -> bool:
+    """Remove fetched files of weights that are registered no more; False as well."""
+    there = {path.stem: path for path in (station.settings.cache_dir / FETCHED).glob("*.safetensors")}
+    with station.database.reading() as session:
+        registered = registry.registered_among(session, list(there))
+    for sha256 in there.keys() - registered:
+        # Should they come back meanwhile, the file is fetched again.
+        there[sha256].unlink(missing_ok=True)
+        log.info("weights.cleared", sha256=sha256)
+    return False
 
 
 def is_full(path: Path) -> bool:

@@ -57,6 +57,11 @@ def of_run(session: Session, owner: str, run_id: str) -> Sequence[Weights]:
     return session.scalars(owned(owner).where(Weights.run_id == run_id).order_by(Weights.step, Weights.id)).all()
 
 
+def registered_among(session: Session, hashes: Sequence[str]) -> set[str]:
+    """Those of the hashes that are of registered weights, whoever's they are."""
+    return set(session.scalars(select(Weights.sha256).where(Weights.sha256.in_(hashes))))
+
+
 def alias(session: Session, owner: str, name: str, word: str) -> WeightsAlias | None:
     """An alias of a name."""
     return session.scalar(

@@ -115,6 +115,11 @@ def of_run(session: Session, owner: str, run_id: str) -> Sequence[Weights]:
     return repository.of_run(session, owner, run_id)
 
 
+def registered_among(session: Session, hashes: Sequence[str]) -> set[str]:
+    """Those of the hashes that are of somebody's registered weights, for workers that keep the files."""
+    return repository.registered_among(session, hashes)
+
+
 def read(session: Session, owner: str, weights_id: str) -> Weights:
     """One version by id.
 

@@ -32,6 +32,8 @@ from worker.processes import marked
 from worker.run_leftovers import clear_removed
 from worker.settings import WorkerSettings
 from worker.station import Station, open_station
+from worker.weights_files import FETCHED
+from worker.weights_files import clear_removed as clear_fetched
 
 Plays = Callable[[str], str]
 
@@ -171,6 +173,22 @@ class TestRemoved:
         assert not run_dir(station, second).dataset.exists()
         assert run_dir(station, second).config.is_file()
         assert stranger.is_dir()
+
+    def test_weights_leave_the_files_that_were_fetched(self, station: Station, play: Plays) -> None:
+        run_id = play("complete()")
+        train.work(station, Shift())
+        (registered,) = weights_of(station, run_id)
+        folder = station.settings.cache_dir / FETCHED
+        folder.mkdir(parents=True)
+        kept, gone = (folder / f"{sha256}.safetensors" for sha256 in (registered.sha256, "0" * 64))
+        for path in (kept, gone):
+            path.touch()
+        clear_fetched(station)
+        assert (kept.exists(), gone.exists()) == (True, False)
+        with station.database.session() as session:
+            removing.remove_weights(session, OWNER, registered.name, "latest")
+        clear_fetched(station)
+        assert not kept.exists()
 
 
 class TestCancel:
