@@ -30,7 +30,10 @@ def nearest(hashes: Mapping[str, str]) -> dict[str, str]:
     names = sorted(hashes)
     different, first, which = np.unique(_words(names, hashes), axis=0, return_index=True, return_inverse=True)
     found = _equal_ones(names, first, which.reshape(-1))
-    for place, other in _closest(different, first, ((group, group) for group in _groups(different))).items():
+    groups = list(_groups(different))
+    if sum(len(group) ** 2 for group in groups) > len(different) ** 2:
+        groups = [np.arange(len(different))]  # so much alike that every pair is less work
+    for place, other in _closest(different, first, ((group, group) for group in groups)).items():
         found.setdefault(names[int(first[place])], names[int(first[other])])
     return found
 
@@ -81,20 +84,17 @@ def _groups(words: Words) -> Iterator[Places]:
 
 def _closest(words: Words, rank: Places, pairs: Iterable[tuple[Places, Places]]) -> dict[int, int]:
     """Of each place the closest other one it was paired with, within ``NEAR_BITS``; of several the lowest in rank."""
-    most, ranks = np.iinfo(np.int64).max, int(rank.max()) + 1
-    best = np.full(len(words), most)
-    chosen = np.zeros(len(words), dtype=np.int64)
+    ranks = int(rank.max()) + 1
+    best = np.full(len(words), (NEAR_BITS + 1) * ranks)
     for places, others in pairs:
         for start in range(0, len(places), ROWS_AT_ONCE):
             part = places[start : start + ROWS_AT_ONCE]
-            scores = np.zeros((len(part), len(others)), dtype=np.int64)
+            distances = np.zeros((len(part), len(others)), dtype=np.uint8)
             for word in range(WORDS):
-                scores += np.bitwise_count(words[part, word, None] ^ words[None, others, word])
-            scores = scores * ranks + rank[others]
-            scores[part[:, None] == others[None, :]] = most
-            closest = scores.argmin(axis=1)
-            score = scores[np.arange(len(part)), closest]
-            better = score < best[part]
-            best[part[better]], chosen[part[better]] = score[better], others[closest[better]]
+                distances += np.bitwise_count(words[part, word, None] ^ words[None, others, word])
+            distances[part[:, None] == others[None, :]] = np.iinfo(np.uint8).max
+            rows, columns = np.nonzero(distances <= NEAR_BITS)
+            np.minimum.at(best, part[rows], distances[rows, columns] * np.int64(ranks) + rank[others[columns]])
     near = np.flatnonzero(best < (NEAR_BITS + 1) * ranks)
-    return {int(place): int(chosen[place]) for place in near}
+    place_of = {int(number): place for place, number in enumerate(rank)}
+    return {int(place): place_of[int(best[place]) % ranks] for place in near}
