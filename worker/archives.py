@@ -25,6 +25,7 @@ CHUNK_BYTES = 256 * 1024
 DIRECTORY_BYTES_EACH = 1024
 """Room for an entry in the table of contents: 46 bytes and its name."""
 LOCAL_HEADER_BYTES = 30
+FIRST_BYTES = b"PK\x03\x04"
 ENCRYPTED_FLAG = 0x1
 UTF8_FLAG = 0x800
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -98,6 +99,11 @@ def members(
     try:
         opened = zipfile.ZipFile(cast(IO[bytes], _Sips(archive, limits.entries * DIRECTORY_BYTES_EACH)))
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+        archive.seek(0)
+        if archive.read(len(FIRST_BYTES)) == FIRST_BYTES:
+            raise NotAnArchive(
+                "The zip was cut off when it was made or copied: its end is missing. Make it anew."
+            ) from None
         words = FAILURES[FailureCode.NOT_A_ZIP]
         raise NotAnArchive(f"{words.message} {words.hint}") from None
     with opened:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.text import Text
 
 from contracts.dataset import DEFAULT_HELD_OUT_SHARE
+from contracts.failures import PatinaError
 from contracts.ingest import IngestStatus
 from contracts.layouts import why_not
 from patina import contents, sending, sources, uploading
@@ -79,16 +80,23 @@ def upload(
         ingest = dataset_reading.wait_until_read(client, dataset, quiet=as_json)
         dataset = client.dataset(dataset["id"])
         ledger = client.ledger(dataset["id"])
-        version = client.freeze(dataset["id"], held_out_share, yes) if freeze else None
-    answer = {
-        "dataset": dataset,
-        "left_out": found.left_out,
-        "refused": sent.refused,
-        "skipped": sent.skipped,
-        "ingest": ingest,
-        "fates": _fates(ledger),
-        "version": version,
-    }
+        answer = {
+            "dataset": dataset,
+            "left_out": found.left_out,
+            "refused": sent.refused,
+            "skipped": sent.skipped,
+            "ingest": ingest,
+            "fates": _fates(ledger),
+            "version": None,
+        }
+        try:
+            if freeze:
+                answer["version"] = client.freeze(dataset["id"], held_out_share, yes)
+        except PatinaError:
+            # Why it is not frozen lies in what became of the files, so that is shown first.
+            if not as_json:
+                give(answer, as_json, lambda: _uploaded(answer, ledger))
+            raise
     give(answer, as_json, lambda: _uploaded(answer, ledger))
 
 

@@ -7,7 +7,6 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -21,9 +20,9 @@ from catalog.datasets import service as datasets
 from catalog.datasets.ingest import DecodedImage
 from catalog.db import Database
 from catalog.jobs import claim as claim_job
+from patina import ingests
 from patina.cli import main
-from patina.client import Client
-from patina.commands import datasets as commands
+from patina.client import Client, Json
 
 PIXELS = b"as the store keeps them"
 NAMES = ("cat.png", "dog.png", "cat.txt", "dog.txt")
@@ -154,20 +153,24 @@ class TestUpload:
     def test_freezes_what_was_probably_not_meant_only_when_told_to(
         self, capfd: pytest.CaptureFixture[str], tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def read_meanwhile(_seconds: float) -> None:
+        def read_first(client: Client, dataset_id: str, *, quiet: bool) -> Json:
             with database.session() as session:
-                (claim,) = claim_job(session, "light", "test", 60)
-                for row in ingest.pending_files(session, claim):
-                    ingest.reject(session, claim, row.id, "no picture")
-                ingest.finish(session, claim)
+                for claim in claim_job(session, "light", "test", 60):
+                    for row in ingest.pending_files(session, claim):
+                        ingest.reject(session, claim, row.id, "no picture")
+                    ingest.finish(session, claim)
+            return follow(client, dataset_id, quiet=quiet)
 
-        monkeypatch.setattr("patina.commands.datasets.time", SimpleNamespace(sleep=read_meanwhile))
+        follow = ingests.follow
+        monkeypatch.setattr(ingests, "follow", read_first)
         for name in NAMES[:2]:
             run(capfd, "captions", "set", "style", name, "")
         (tmp_path / "more").mkdir()
         (tmp_path / "more" / "bird.png").write_bytes(b"none")
         words = ["upload", str(tmp_path / "more"), "--name", "style", "--freeze"]
         assert run(capfd, *words) == "doubtful_dataset"
+        assert main(["datasets", *words]) != 0
+        assert "bird.png: no picture" in capfd.readouterr().out
         assert run(capfd, *words, "--yes")["version"]["train_images"] == 1
 
 
@@ -214,18 +217,3 @@ class TestRemove:
 
     def test_a_choice_there_is_not_is_named(self, capfd: pytest.CaptureFixture[str]) -> None:
         assert run(capfd, "rm", "style", "--yes", "--remove", "everything") == "invalid_input"
-
-
-class TestWaiting:
-    def test_says_which_file_is_waited_for_and_why(self, database: Database) -> None:
-        with database.session() as session:
-            row = datasets.offer_upload(session, "local", "style", "b.png", "uploads/local/x", 1)
-        with database.session() as session:
-            (claim,) = claim_job(session, "light", "test", 60)
-            ingest.wait(session, claim, row.id, "waits for room")
-        with commands.connect() as client:
-            assert commands._what_is_waited_for(client, "style") == "b.png waits for room"
-        with database.session() as session:
-            ingest.reject(session, claim, row.id, "no picture")
-        with commands.connect() as client:
-            assert commands._what_is_waited_for(client, "style") is None

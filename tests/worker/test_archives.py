@@ -47,6 +47,11 @@ class TestRefusals:
         with pytest.raises(NotAnArchive, match="not a zip archive"):
             list(members(io.BytesIO(b"PK but not really")))
 
+    def test_one_that_was_cut_off_is_called_that(self) -> None:
+        whole = zipped(("a.png", bytes(1000))).getvalue()
+        with pytest.raises(NotAnArchive, match="cut off"):
+            list(members(io.BytesIO(whole[:-40])))
+
     def test_too_many_entries(self) -> None:
         with pytest.raises(NotAnArchive, match="at most 2"):
             list(members(zipped(("a", b""), ("b", b""), ("c", b"")), Limits(entries=2)))
