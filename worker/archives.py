@@ -31,6 +31,8 @@ UTF8_FLAG = 0x800
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Others let an entry say how much memory unpacking it takes."""
 TIGHT = "packed suspiciously tightly; the server's PATINA_ARCHIVE_RATIO says how tightly is too tight"
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, OverflowError, RuntimeError, ValueError)
+"""What zipfile runs into when an archive is damaged or lies: of places beyond any file, too."""
 JUNK_NAMES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
@@ -85,6 +87,10 @@ class NotAnArchive(Exception):
     """The archive as a whole cannot be read; the text says why and is shown to the user."""
 
 
+class StoreFailed(Exception):
+    """The archive's bytes could not be had; that says nothing of the archive, and may pass."""
+
+
 def members(
     archive: IO[bytes], limits: Limits | None = None, unwanted: Callable[[str], str | None] = lambda name: None
 ) -> Iterator[Member]:
@@ -94,11 +100,12 @@ def members(
 
     Raises:
         NotAnArchive: it is not a zip, or has more entries than allowed.
+        StoreFailed: ``archive`` could not be read.
     """
     limits = limits or Limits()
     try:
         opened = zipfile.ZipFile(cast(IO[bytes], _Sips(archive, limits.entries * DIRECTORY_BYTES_EACH)))
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+    except BROKEN:
         archive.seek(0)
         if archive.read(len(FIRST_BYTES)) == FIRST_BYTES:
             raise NotAnArchive(
@@ -107,7 +114,7 @@ def members(
         words = FAILURES[FailureCode.NOT_A_ZIP]
         raise NotAnArchive(f"{words.message} {words.hint}") from None
     with opened:
-        listed = [info for info in opened.infolist() if not info.is_dir() and not _is_litter(name_of(info))]
+        listed = [info for info in opened.infolist() if not _is_folder(info) and not _is_litter(name_of(info))]
         if len(listed) > limits.entries:
             raise NotAnArchive(
                 f"It holds {len(listed)} files; at most {limits.entries} are taken at once."
@@ -166,10 +173,18 @@ class _Sips:
         """As of a file; the text of the refusal is shown to the user."""
         if count > self._most_bytes:
             raise NotAnArchive("Its table of contents is too long; pack fewer files at once.")
-        return self._file.read(count)
+        try:
+            return self._file.read(count)
+        except OSError as error:  # zipfile would take it for the archive's fault
+            raise StoreFailed(str(error)) from error
 
     def close(self) -> None:
         """The file is closed by whoever opened it."""
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    # Not is_dir(), which fails on an entry without a name.
+    return info.filename.endswith("/")
 
 
 def _is_litter(name: str) -> bool:
@@ -203,6 +218,6 @@ def _read(
                     return None, f"larger than {limit // 1024**2} MB unpacked (PATINA_ARCHIVE_ENTRY_BYTES)", len(parts)
                 if len(parts) > RATIO_FREE_BYTES and len(parts) > ratio * max(info.compress_size, 1):
                     return None, TIGHT, len(parts)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError):
+    except BROKEN:
         return None, "damaged inside the archive", len(parts)
     return bytes(parts), None, len(parts)

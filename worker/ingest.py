@@ -26,7 +26,7 @@ from catalog.datasets.progress import CancelRequested
 from catalog.datasets.room import count_room
 from contracts.ingest import IngestPhase
 from contracts.layouts import MASK_SUFFIX, TABLE_EXTENSION, FileKind, kind_of, why_not
-from worker.archives import NotAnArchive, members
+from worker.archives import NotAnArchive, StoreFailed, members
 from worker.captions import MAX_CAPTION_FILE_BYTES, decoded_text
 from worker.decode import MAX_FILE_BYTES, Decoder, Refused
 from worker.lease import Lease
@@ -206,7 +206,7 @@ def _archive(reading: Reading, file: DatasetFile, key: str) -> Fate:
                 found.append(_unpacked(reading, key, len(found), name, member.data, member.refused))
     except NotAnArchive as error:
         return _rejected(reading, file, str(error))
-    except (NoRoom, OSError, CancelRequested):
+    except (NoRoom, OSError, StoreFailed, CancelRequested):
         _drop(reading, found)
         raise
     if not found:

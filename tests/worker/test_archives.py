@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 
-from worker.archives import Limits, Member, NotAnArchive, members
+from worker.archives import Limits, Member, NotAnArchive, StoreFailed, members
 
 
 def zipped(*files: tuple[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:
@@ -129,3 +131,38 @@ class TestRefusals:
         data[data.index(b"A" * 50)] ^= 1
         found = list(members(io.BytesIO(bytes(data))))
         assert [(m.data, m.refused) for m in found] == [(None, "damaged inside the archive"), (b"B", None)]
+
+    def test_an_entry_without_a_name_is_a_file_like_others(self) -> None:
+        nameless = zipped(("a.png", b"good"))
+        with zipfile.ZipFile(nameless, "a") as archive, archive.open(zipfile.ZipInfo(""), "w") as entry:
+            entry.write(b"x")
+        assert [(m.name, m.data) for m in members(nameless)] == [("a.png", b"good"), ("", b"x")]
+
+    @pytest.mark.parametrize("place", [2**62, 2**63 - 1, 2**63, 2**64 - 1])
+    def test_a_member_that_is_said_to_lie_beyond_any_file_is_damaged(self, place: int, tmp_path: Path) -> None:
+        lying = tmp_path / "lying.zip"
+        lying.write_bytes(_moved(zipped(("a.png", b"x"), ("b.png", b"good")).getvalue(), place))
+        with lying.open("rb") as archive:
+            assert [(m.name, m.data) for m in members(archive)] == [("a.png", None), ("b.png", b"good")]
+
+    def test_bytes_nobody_can_read_from_the_store_are_not_the_archives_fault(self) -> None:
+        class Gone(io.BytesIO):
+            def read(self, count: int | None = -1) -> bytes:
+                raise OSError("the store does not answer")
+
+        with pytest.raises(StoreFailed):
+            list(members(Gone(zipped(("a.png", b"x")).getvalue())))
+
+
+def _moved(archive: bytes, place: int) -> bytes:
+    """The archive, with a first member that its table of contents says begins at ``place``."""
+    data = bytearray(archive)
+    entry, end = data.find(b"PK\x01\x02"), data.rfind(b"PK\x05\x06")
+    extra = struct.pack("<HHQ", 1, 8, place)
+    (name_bytes,) = struct.unpack_from("<H", data, entry + 28)
+    (table_bytes,) = struct.unpack_from("<L", data, end + 12)
+    struct.pack_into("<L", data, end + 12, table_bytes + len(extra))
+    struct.pack_into("<H", data, entry + 30, len(extra))
+    struct.pack_into("<L", data, entry + 42, 0xFFFFFFFF)
+    data[entry + 46 + name_bytes : entry + 46 + name_bytes] = extra
+    return bytes(data)
