@@ -228,6 +228,10 @@ class InvalidInput(PatinaError):
         self.args = (f"{self.message} " + "; ".join(f"{e.pointer or '/'}: {e.message}" for e in self.errors),)
 
 
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+NAME_WORDS = "use a-z, 0-9, '.', '_' and '-', beginning with a letter or digit, at most 64 characters"
+
+
 def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
     """Every error of a pydantic validation as pointer and words."""
     return [FieldError(pointer=prefix + _pointer(e["loc"]), message=_words(e)) for e in error.errors()]
@@ -240,4 +244,6 @@ def _pointer(location: Sequence[int | str]) -> str:
 def _words(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "there is no such setting; check the spelling"
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:
+        return f"'{error['input']}' is no name: {NAME_WORDS}"
     return str(error["msg"]).removeprefix("Value error, ")

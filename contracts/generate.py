@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.config import Frozen
+from contracts.failures import NAME_PATTERN
 
 MAX_SEED = 2**32 - 1
 WEIGHTS_PATTERN = re.compile(
@@ -45,7 +46,7 @@ class GenerationRequest(Frozen):
     negative_prompt: Annotated[str, Field(max_length=2000)] = ""
     """What to steer away from."""
 
-    base: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] | None = None
+    base: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
     """Name of the base; null is the base the weights belong to, or the only one there is."""
 
     weights: Annotated[tuple[WeightsChoice, ...], Field(max_length=4)] = ()

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from contracts.config import Frozen
+from contracts.failures import NAME_PATTERN
 from contracts.mixing import MOST_VERSIONS, Weight
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class RunStatus(StrEnum):

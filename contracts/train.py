@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from contracts.base import PredictionType, TargetSet
 from contracts.config import Frozen, digest
-from contracts.failures import FieldError, InvalidInput, field_errors
+from contracts.failures import NAME_PATTERN, FieldError, InvalidInput, field_errors
 
 
 class LoraSettings(Frozen):
@@ -173,7 +173,7 @@ class TrainConfig(Frozen):
     trigger_word: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f,]+$")] | None = None
     """Word that stands for what is trained; put in front of captions that lack it."""
 
-    output_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "lora"
+    output_name: Annotated[str, Field(pattern=NAME_PATTERN)] = "lora"
     """Name the weights are registered under."""
 
     lora: LoraSettings = LoraSettings()

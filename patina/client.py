@@ -133,9 +133,9 @@ class Client:
         """Check a run and say what it would take, without creating it."""
         return self._json("POST", "/runs", json=dict(request), params={"dry_run": "true"})
 
-    def runs(self) -> list[Json]:
-        """Every run."""
-        return self._list("/runs")
+    def runs(self, status: str | None = None) -> list[Json]:
+        """Every run, or those of one status."""
+        return self._list("/runs", **({"status": status} if status else {}))
 
     def run(self, run_id: str) -> Json:
         """One run."""
@@ -223,11 +223,11 @@ class Client:
     def _post(self, path: str, body: Mapping[str, Any] | None = None) -> Json:
         return self._json("POST", path, json=dict(body)) if body is not None else self._json("POST", path)
 
-    def _list(self, path: str) -> list[Json]:
+    def _list(self, path: str, **query: str) -> list[Json]:
         found: list[Json] = []
         cursor: str | None = None
         while True:
-            page = self.request("GET", f"/api/v1{path}", params={"cursor": cursor} if cursor else {}).json()
+            page = self.request("GET", f"/api/v1{path}", params=query | ({"cursor": cursor} if cursor else {})).json()
             if isinstance(page, list):  # short lists come whole
                 return page
             found += page["items"]

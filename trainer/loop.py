@@ -27,7 +27,7 @@ from trainer.processes import Processes
 from trainer.report import Report
 
 SMOOTHING = 0.02
-"""Weight of a new step in the smoothed loss."""
+"""Weight of a new step in the smoothed loss; until there are as many steps as that says, it is their plain mean."""
 SUMMARY_SHARE = 0.1
 """The first and the last share of the steps whose mean losses sum up a run."""
 
@@ -46,7 +46,8 @@ class Record:
     def add(self, loss: float, seconds: float, steps: int) -> None:
         self.step += 1
         self.train_seconds += seconds
-        self.loss_smooth = loss if self.step == 1 else (1 - SMOOTHING) * self.loss_smooth + SMOOTHING * loss
+        weight = max(SMOOTHING, 1 / self.step)
+        self.loss_smooth = (1 - weight) * self.loss_smooth + weight * loss
         if self.step <= summary_steps(steps):
             self.loss_first_sum += loss
         if self.step > steps - summary_steps(steps):

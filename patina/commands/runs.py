@@ -7,11 +7,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
+from contracts.failures import PatinaError
+from contracts.run import RunStatus
 from patina import choices, overrides, removing
 from patina.client import Client, Json
 from patina.connect import connect
 from patina.follow import follow
-from patina.output import AsJson, duration, facts, give, rows, size
+from patina.output import AsJson, duration, facts, give, notes, rows, size
 from patina.times import when
 
 app = typer.Typer(help="Training runs.", no_args_is_help=True)
@@ -48,17 +50,19 @@ def create(
             return
         run = client.create_run(request)
         if watch_it:
-            follow(client, run["id"], quiet=as_json)
-            run = client.run(run["id"])
+            run = _followed(client, run["id"], quiet=as_json)
     give(run, as_json, lambda: _run(run))
     _fail_with_the_run(run)
 
 
 @app.command("ls")
-def ls(as_json: AsJson = False) -> None:
+def ls(
+    status: Annotated[RunStatus | None, typer.Option(help="Only those of this status.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """List the runs, newest first."""
     with connect() as client:
-        found = client.runs()
+        found = client.runs(status)
     columns = ("id", "name", "status", "step", "dataset", "base", "created")
     lines = (
         (r["id"], r["name"], r["status"], _steps(r), _names(r), r["base"]["name"], when(r["created_at"])) for r in found
@@ -78,9 +82,7 @@ def show(run: Which, as_json: AsJson = False) -> None:
 def watch(run: Which, as_json: AsJson = False) -> None:
     """Watch a run until it has ended; exit code 1 when it failed."""
     with connect() as client:
-        run_id = _id(client, run)
-        follow(client, run_id, quiet=as_json)
-        found = client.run(run_id)
+        found = _followed(client, _id(client, run), quiet=as_json)
     give(found, as_json, lambda: _run(found))
     _fail_with_the_run(found)
 
@@ -113,6 +115,17 @@ def _id(client: Client, run: str) -> str:
         return run
     newest = client.runs()
     return str(newest[0]["id"]) if newest else run
+
+
+def _followed(client: Client, run_id: str, quiet: bool) -> Json:
+    """The run as it ended; whoever stops following it is told how to take it up again."""
+    try:
+        follow(client, run_id, quiet=quiet)
+    except (KeyboardInterrupt, PatinaError):
+        words = f"Run {run_id} does not end with this. Follow it with `patina runs watch {run_id}`"
+        notes.print(f"{words}, or end it with `patina runs cancel {run_id}`.", highlight=False, soft_wrap=True)
+        raise
+    return client.run(run_id)
 
 
 def _fail_with_the_run(run: Json) -> None:

@@ -21,6 +21,13 @@ class TestParseConfig:
         pointers = {error.pointer for error in caught.value.errors}
         assert pointers >= {"/step", "/lora/rank", "/data/flipp"}
 
+    def test_says_what_a_name_may_be_in_words(self) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            parse_config({}, {"output_name": "My Style"})
+        (error,) = caught.value.errors
+        assert error.message.startswith("'My Style' is no name: use a-z")
+        assert "^" not in error.message
+
     @pytest.mark.parametrize("key", ["lora.alpha", "loss.min_snr_gamma", "optimizer.max_grad_norm"])
     @pytest.mark.parametrize("value", [float("inf"), float("nan")])
     def test_refuses_numbers_that_are_none(self, key: str, value: float) -> None:

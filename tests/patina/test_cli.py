@@ -55,6 +55,18 @@ class TestFailures:
         assert (code, problem["code"]) == (2, "invalid_input")
         assert "dataset" in problem["detail"]
 
+    def test_whoever_stops_following_a_run_is_told_how_to_go_on(
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("patina.commands.runs.follow", interrupted)
+        assert main(["runs", "watch", "run_7"]) != 0
+        shown = " ".join(capfd.readouterr().err.split())
+        assert "patina runs watch run_7" in shown
+        assert "patina runs cancel run_7" in shown
+
     def test_what_nobody_foresaw_shows_a_reference_and_no_trace(
         self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:

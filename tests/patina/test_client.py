@@ -71,6 +71,16 @@ class TestRequests:
 
         assert _client(answer).datasets() == ["a", "b", "c"]
 
+    def test_what_a_list_is_narrowed_to_holds_for_every_page(self) -> None:
+        asked: list[dict[str, str]] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            asked.append(dict(request.url.params))
+            return httpx.Response(200, json={"items": [], "next_cursor": "c1" if len(asked) == 1 else None})
+
+        _client(answer).runs("failed")
+        assert asked == [{"status": "failed"}, {"status": "failed", "cursor": "c1"}]
+
     def test_uploads_keep_the_names_within_the_folder(self, tmp_path: Path) -> None:
         (tmp_path / "x.png").write_bytes(b"PIXELS")
         bodies: list[bytes] = []
