@@ -17,8 +17,9 @@ from pathlib import Path
 import structlog
 from sqlalchemy.orm import Session
 
+from catalog import jobs
 from catalog.blobs import image_key, make_key
-from catalog.datasets import ingest
+from catalog.datasets import ingest, progress
 from catalog.datasets.captions import stem, tidy_name
 from catalog.datasets.ingest import DecodedImage, Member
 from catalog.datasets.models import DatasetFile
@@ -31,7 +32,7 @@ from worker.captions import MAX_CAPTION_FILE_BYTES, decoded_text
 from worker.decode import MAX_FILE_BYTES, Decoder, Refused
 from worker.lease import Lease
 from worker.metadata import MAX_METADATA_BYTES, Unusable, read_metadata
-from worker.reading import Reading
+from worker.reading import Interrupted, Reading
 from worker.space import NoRoom, refuse_full_disk, waiting_when_full
 from worker.station import Station
 from worker.tables import opened_table, table_lines
@@ -58,8 +59,9 @@ def read_uploads(station: Station, decoder: Decoder, lease: Lease, draining: thr
     claim = lease.claim
     with station.database.reading() as session:
         room = count_room(session, claim.owner, claim.subject_id, station.settings.max_dataset_images)
+        careful = progress.has_failed(session, claim)
     try:
-        _read_all(Reading(station, decoder, lease, draining, room))
+        _read_all(Reading(station, decoder, lease, draining, room, careful))
     except CancelRequested:
         log.info("ingest.cancelled", job=claim.job_id, dataset=claim.subject_id)
         with station.database.session() as session:
@@ -73,38 +75,45 @@ def _read_all(reading: Reading) -> None:
     while True:
         reading.check()
         with station.database.session() as session:
-            files = ingest.pending_files(session, claim, BATCH_FILES)
+            files = ingest.pending_files(session, claim, 1 if reading.careful else BATCH_FILES)
         if not files:
             reading.tell(IngestPhase.SETTLING)
             with station.database.session() as session:
                 ingest.finish(session, claim)
             return
-        fates, full = _look_into_all(reading, files)
-        with station.database.session() as session:
-            for _, write in fates:
-                write(session)
-            if full is not None:
-                ingest.wait(session, claim, files[len(fates)].id, str(full))
-        # The upload itself is of no use any more; what was in it is stored without its metadata.
-        for file, _ in fates:
-            if file.blob_key is not None:
-                station.blobs.delete(file.blob_key)
-        if full is not None:
-            raise full
+        _read_batch(reading, files)
 
 
-def _look_into_all(
-    reading: Reading, files: Sequence[DatasetFile]
-) -> tuple[list[tuple[DatasetFile, Fate]], NoRoom | None]:
-    """Read files until there is no room for one."""
+def _read_batch(reading: Reading, files: Sequence[DatasetFile]) -> None:
     fates: list[tuple[DatasetFile, Fate]] = []
     try:
         for file in files:
             with waiting_when_full():
                 fates.append((file, _look_into(reading, file)))
-    except NoRoom as full:
-        return fates, full
-    return fates, None
+    except (jobs.LeaseLost, Interrupted, CancelRequested):
+        raise
+    except Exception as trouble:
+        # What was read before it is not read again.
+        _write(reading, fates, (files[len(fates)], trouble) if isinstance(trouble, NoRoom) else None)
+        raise
+    _write(reading, fates)
+
+
+def _write(
+    reading: Reading, fates: Sequence[tuple[DatasetFile, Fate]], waits: tuple[DatasetFile, NoRoom] | None = None
+) -> None:
+    station, claim = reading.station, reading.lease.claim
+    with station.database.session() as session:
+        for _, write in fates:
+            write(session)
+        if fates:
+            progress.came_on(session, claim)
+        if waits is not None:
+            ingest.wait(session, claim, waits[0].id, str(waits[1]))
+    # The upload itself is of no use any more; what was in it is stored without its metadata.
+    for file, _ in fates:
+        if file.blob_key is not None:
+            station.blobs.delete(file.blob_key)
 
 
 def _look_into(reading: Reading, file: DatasetFile) -> Fate:

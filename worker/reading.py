@@ -37,6 +37,8 @@ class Reading:
     lease: Lease
     draining: threading.Event
     room: Room
+    careful: bool = False
+    """Something failed before: one file at a time, so that it is known which one is at fault."""
     told_at: float = field(default=0.0)
     """When it last said what it does, by the process's own clock."""
 

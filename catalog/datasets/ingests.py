@@ -23,7 +23,7 @@ from contracts.failures import FailureCode, PatinaError
 from contracts.ingest import IngestPhase, IngestStatus
 from contracts.layouts import FileKind
 
-LOST = "reading it failed several times; upload it again, alone, to find out which file does it"
+LOST = "reading it failed several times; upload it again, in another form if that happens once more"
 FETCH_LOST = "fetching it failed several times; offer it again, or download it and upload the file"
 
 
@@ -119,7 +119,9 @@ def after_job(
         progress.give_up(session, owner, dataset_id, FETCH_LOST, [FileKind.URL])
         enqueue_once(session, owner, Queue.LIGHT, Kind.INGEST, dataset_id)  # captions of these are for nobody
     elif state == JobState.FAILED:
-        progress.give_up(session, owner, dataset_id, LOST, [other for other in FileKind if other != FileKind.URL])
+        if progress.give_up_next(session, owner, dataset_id, LOST):
+            enqueue_once(session, owner, Queue.LIGHT, Kind.INGEST, dataset_id)
+            return []
         return progress.conclude(session, owner, dataset_id, IngestStatus.FAILED)
     if state == JobState.CANCELLED:
         return progress.conclude(session, owner, dataset_id, IngestStatus.CANCELLED)

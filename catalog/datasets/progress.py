@@ -81,6 +81,31 @@ def tell(
     session.flush()
 
 
+def has_failed(session: Session, claim: jobs.Claim) -> bool:
+    """Whether an attempt at the job failed and nothing has met its fate since."""
+    return bool(session.scalar(select(jobs.Job.failures).where(jobs.Job.id == claim.job_id)))
+
+
+def came_on(session: Session, claim: jobs.Claim) -> None:
+    """Files have met their fate: attempts that failed before do not count any more.
+
+    So a reading of days may be broken off as often as it likes, and only what fails again and again is given up.
+    """
+    jobs.hold(session, claim)
+    session.execute(update(jobs.Job).where(jobs.Job.id == claim.job_id).values(failures=0))
+
+
+def give_up_next(session: Session, owner: str, dataset_id: str, reason: str) -> bool:
+    """Reject the file that is read next, at which every attempt failed; whether others are left to be read."""
+    files = repository.pending(session, owner, dataset_id, 2)
+    for file in files[:1]:
+        row = _under_way(session, owner, dataset_id)
+        file.fate, file.reason, file.ingest = Fate.REJECTED, reason, row.number
+        row.seq += 1
+    session.flush()
+    return len(files) > 1
+
+
 def give_up(session: Session, owner: str, dataset_id: str, reason: str, kinds: Sequence[str] = tuple(FileKind)) -> None:
     """Reject what is still to be read, as part of the reading under way; the caller holds the jobs that read it."""
     mine = (

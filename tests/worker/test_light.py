@@ -11,7 +11,9 @@ import pytest
 
 from catalog import jobs
 from catalog.blobs import image_key
+from catalog.datasets import ingests
 from catalog.datasets import service as datasets
+from catalog.datasets.models import DatasetFile
 from catalog.db import db_now
 from catalog.job_requests import hasten
 from catalog.jobs import Job
@@ -21,6 +23,7 @@ from tests.worker.conftest import OWNER, captions, fates, picture, upload, zippe
 from worker import ingest, light
 from worker.decode import Decoded, Decoder
 from worker.doorbell import Shift
+from worker.reading import Reading
 from worker.station import Station
 
 
@@ -225,6 +228,64 @@ class TestAttempts:
         assert fate == "rejected"
         assert "no room" not in str(reason), "the reason is for users, the error for the log"
 
+    def test_one_file_at_which_it_always_fails_costs_no_other(
+        self, station: Station, decoder: Decoder, shift: Shift, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dataset = upload(station, {f"{n}.png": picture(n) for n in range(6)})
+        real = ingest._look_into
+
+        def broken(reading: Reading, file: DatasetFile) -> object:
+            if file.filename == "2.png":
+                raise RuntimeError("trouble")
+            return real(reading, file)
+
+        monkeypatch.setattr(ingest, "_look_into", broken)
+        _attempt(station, decoder, shift, dataset, times=jobs.MAX_FAILURES + 2)
+        assert fates(station, dataset).pop("2.png") == ("rejected", ingests.LOST)
+        assert [fate for fate, _ in fates(station, dataset).values()].count("used") == 5
+        assert status(station, dataset) is DatasetStatus.READY
+
+    def test_one_file_at_which_the_worker_dies_costs_no_other(
+        self, station: Station, decoder: Decoder, shift: Shift, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dataset = upload(station, {f"{n}.png": picture(n) for n in range(6)})
+        real = ingest._look_into
+
+        def deadly(reading: Reading, file: DatasetFile) -> object:
+            if file.filename == "2.png":
+                raise KeyboardInterrupt
+            return real(reading, file)
+
+        monkeypatch.setattr(ingest, "_look_into", deadly)
+        for _ in range(jobs.MAX_FAILURES + 1):
+            with pytest.raises(KeyboardInterrupt):
+                light.work(station, decoder, shift)
+            _expire_leases(station)
+        read_all(station, decoder, shift)
+        assert fates(station, dataset).pop("2.png") == ("rejected", ingests.LOST)
+        assert [fate for fate, _ in fates(station, dataset).values()].count("used") == 5
+
+    def test_any_number_of_crashes_is_no_reason_to_give_up_while_it_comes_on(
+        self, station: Station, decoder: Decoder, shift: Shift, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dataset = upload(station, {f"{n}.png": picture(n) for n in range(2 * jobs.MAX_FAILURES)})
+        real = ingest._look_into
+        seen: set[int] = set()
+
+        def crash(reading: Reading, file: DatasetFile) -> object:
+            if file.id not in seen:
+                seen.add(file.id)
+                raise KeyboardInterrupt
+            return real(reading, file)
+
+        monkeypatch.setattr(ingest, "_look_into", crash)
+        for _ in range(2 * jobs.MAX_FAILURES):
+            with pytest.raises(KeyboardInterrupt):
+                light.work(station, decoder, shift)
+            _expire_leases(station)
+        read_all(station, decoder, shift)
+        assert {fate for fate, _ in fates(station, dataset).values()} == {"used"}
+
     def test_two_workers_do_one_job_once(self, station: Station, decoder: Decoder, shift: Shift) -> None:
         dataset = upload(station, {f"{n}.png": picture(n) for n in range(4)})
         threads = [threading.Thread(target=read_all, args=(station, decoder, shift)) for _ in range(3)]
@@ -235,6 +296,14 @@ class TestAttempts:
         assert {fate for fate, _ in fates(station, dataset).values()} == {"used"}
         with station.database.reading() as session:
             assert session.query(Job).one().fence == 1
+
+
+def _attempt(station: Station, decoder: Decoder, shift: Shift, dataset: str, times: int) -> None:
+    """Work, without the pauses after failures."""
+    for _ in range(times):
+        light.work(station, decoder, shift)
+        with station.database.session() as session:
+            hasten(session, OWNER, jobs.Kind.INGEST, dataset)
 
 
 def _expire_leases(station: Station) -> None:
