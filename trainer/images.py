@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from contracts.buckets import Placement
 from contracts.dataset import image_identity
-from trainer.pixels import FORMATS, upright_on_white
+from trainer.pixels import FORMATS, is_animated, upright_on_white
 
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on files it cannot read."""
@@ -44,7 +44,7 @@ def decode(data: bytes) -> Image.Image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
-    if getattr(image, "n_frames", 1) > 1:
+    if is_animated(image):
         raise ValueError("animated")
     return upright_on_white(image)
 

@@ -21,6 +21,11 @@ def upright_on_white(image: Image.Image) -> Image.Image:
     return _on_white(_to_srgb(ImageOps.exif_transpose(image), profile))
 
 
+def is_animated(image: Image.Image) -> bool:
+    """Whether a picture moves; cameras keep a small copy behind a JPEG (MPO, CIPA DC-007), which is no second frame."""
+    return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+
+
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.

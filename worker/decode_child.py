@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from contracts.dataset import image_identity
 from contracts.likeness import GRID_PX, difference_hash
-from trainer.pixels import FORMATS, upright_on_white
+from trainer.pixels import FORMATS, is_animated, upright_on_white
 from worker.sandbox import LENGTH, allow_cpu, limit_process
 
 MAX_PIXELS = 40_000_000
@@ -71,7 +71,7 @@ def decode(data: bytes, max_px: int | None = None) -> Picture:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise Refusal(f"more than {MAX_PIXELS // 1_000_000} million pixels") from None
     _check_size(image)
-    if getattr(image, "n_frames", 1) > 1:
+    if is_animated(image):
         raise Refusal("animated; save one frame as a still picture")
     try:
         image.load()

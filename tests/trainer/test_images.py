@@ -45,6 +45,11 @@ class TestDecode:
         image = decode_upload(FILES[name]).image
         assert decode(FILES[name]).tobytes() == image.tobytes()
 
+    def test_takes_a_cameras_jpeg_with_a_small_copy_behind_it(self) -> None:
+        shot = Image.effect_noise((64, 48), 80).convert("RGB")
+        both = encoded(shot, "MPO", save_all=True, append_images=[shot.resize((32, 24))])
+        assert decode(both).tobytes() == decode(encoded(shot, "JPEG")).tobytes()
+
 
 class TestToTensor:
     def test_fills_the_bucket_and_mirrors(self) -> None:

@@ -192,6 +192,11 @@ class TestRefusals:
         frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
         assert "animated" in refused(decoder.decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:])))
 
+    def test_but_not_a_cameras_jpeg_with_a_small_copy_behind_it(self, decoder: Decoder) -> None:
+        shot = Image.effect_noise((64, 48), 80).convert("RGB")
+        both = encoded(shot, "MPO", save_all=True, append_images=[shot.resize((32, 24))])
+        assert taken(decoder.decode(both)).identity == taken(decoder.decode(encoded(shot, "JPEG"))).identity
+
     def test_sizes_are_refused_from_the_header_before_anything_is_unpacked(self, decoder: Decoder) -> None:
         assert "40 million" in refused(decoder.decode(png_header_of(8000, 8000)))
         assert "40 million" in refused(decoder.decode(png_header_of(30_000, 30_000)))
