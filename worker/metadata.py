@@ -17,7 +17,7 @@ from catalog.datasets.captions import tidy_name
 from catalog.datasets.ingest import MetadataLine
 from contracts.captions import MAX_CAPTION_CHARACTERS
 from contracts.dataset import Split
-from contracts.layouts import FILE_NAME_COLUMN, SPLIT_COLUMN, split_named, text_column
+from contracts.layouts import FILE_NAME_COLUMN, SPLIT_COLUMN, TEXT_COLUMNS, split_named, text_column
 from worker.captions import decoded_text
 
 MAX_METADATA_BYTES = 64 * 1024**2
@@ -25,6 +25,8 @@ MAX_JSON_BYTES = 16 * 1024**2
 """One JSON document takes many times its length in memory, and cannot be read line by line."""
 MAX_LINES = 200_000
 MAX_LINE_CHARACTERS = 1024**2
+TOLD = frozenset({FILE_NAME_COLUMN, SPLIT_COLUMN, "concept", "repeats"})
+"""Columns that say something beside the caption."""
 SPLITS_TAKEN = f"splits from '{SPLIT_COLUMN}'"
 NOT_TEXT = "it is neither UTF-8 nor UTF-16 text"
 
@@ -74,11 +76,15 @@ def lines_of(rows: Iterable[Row]) -> Metadata:
     """
     kept: list[Row] = []
     columns: dict[str, None] = {}
+    spare: str | None = None
     for row in rows:
         if len(kept) >= MAX_LINES:
             raise Unusable(f"it has more than {MAX_LINES} rows; split it")
-        kept.append(row)
-        columns.update(dict.fromkeys(key for key, value in row.values.items() if isinstance(value, str)))
+        spare = spare or text_column(_of_text(row.values))
+        # Other people's columns may be any number, and all rows are held at once.
+        told = {key: value for key, value in row.values.items() if key == spare or _may_tell(key)}
+        kept.append(row._replace(values=told))
+        columns.update(dict.fromkeys(_of_text(told)))
     if not kept:
         raise Unusable("it has no lines")
     column = text_column(columns)
@@ -87,6 +93,14 @@ def lines_of(rows: Iterable[Row]) -> Metadata:
     if any(line.split for line in lines):
         note += f", {SPLITS_TAKEN}"
     return Metadata(lines, note)
+
+
+def _of_text(values: Mapping[str, Any]) -> list[str]:
+    return [key for key, value in values.items() if isinstance(value, str)]
+
+
+def _may_tell(column: str) -> bool:
+    return column in TOLD or column.lower() in TEXT_COLUMNS
 
 
 def _json_rows(text: str) -> Iterator[Row]:
@@ -101,16 +115,18 @@ def _json_rows(text: str) -> Iterator[Row]:
         except (ValueError, RecursionError):
             yield Row(number, {}, "the line is not JSON")
             continue
-        # Text and counts alone: other people's columns may hold anything, and all lines are held at once.
+        # Text and counts alone: other people's columns may hold anything.
         told = values.items() if isinstance(values, dict) else ()
         yield Row(number, {key: value for key, value in told if isinstance(value, str | int)})
 
 
 def _csv_rows(text: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
+    lines = _Lines(text)
+    reader = csv.DictReader(lines, restkey="")
     number = 1
     while True:
         number += 1
+        lines.row_characters = 0
         try:
             values = next(reader, None)
         except csv.Error as error:
@@ -191,3 +207,22 @@ def _entry(number: int, key: str, entry: Any) -> MetadataLine:
 def _whole(text: str) -> str:
     """JSON can name half a surrogate pair, which is no text."""
     return text.encode("utf-8", "replace").decode()
+
+
+class _Lines:
+    """The lines of a text; a row of more than ``MAX_LINE_CHARACTERS`` is an error, after which others come."""
+
+    def __init__(self, text: str) -> None:
+        self.row_characters = 0
+        self._lines = io.StringIO(text, newline="")
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.row_characters += len(line)
+        if self.row_characters > MAX_LINE_CHARACTERS:
+            self.row_characters = 0
+            raise csv.Error(f"longer than {MAX_LINE_CHARACTERS // 1024**2} MB")
+        return line

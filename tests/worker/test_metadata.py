@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -60,6 +61,16 @@ class TestJsonLines:
         found = lines(long + b'{"file_name": "b.png", "text": "ok"}')
         assert [(line.text, line.reason) for line in found] == [(None, "the line is longer than 1 MB"), ("ok", None)]
 
+    def test_what_other_columns_hold_is_not_held(self) -> None:
+        more = ",".join(f'"{n}": {n}' for n in range(1000, 1400))
+        data = "".join(f'{{"file_name": "{n}.png", "text": "x", {more}}}\n' for n in range(1000)).encode()
+        tracemalloc.start()
+        try:
+            assert len(lines(data)) == 1000
+            assert tracemalloc.get_traced_memory()[1] < 8 * len(data)
+        finally:
+            tracemalloc.stop()
+
     def test_a_file_without_lines_is_unusable(self) -> None:
         with pytest.raises(Unusable, match="no lines"):
             lines(b"\n \n")
@@ -81,6 +92,11 @@ class TestCsv:
         found = lines(b'file_name,text\na.png,ok\nb.png,"' + b"x" * 200_000, "metadata.csv")
         assert found[0].text == "ok"
         assert "not CSV" in str(found[1].reason)
+
+    def test_a_row_of_any_length_is_not_parsed_and_costs_no_other(self) -> None:
+        found = lines(b"file_name,text\na.png,ok\n" + b"x," * 600_000 + b"\nb.png,fine\n", "metadata.csv")
+        assert [line.text for line in found] == ["ok", None, "fine"]
+        assert "longer than 1 MB" in str(found[1].reason)
 
     def test_utf_16_as_spreadsheets_save_it(self) -> None:
         assert lines("file_name,text\na.png,a cat\n".encode("utf-16"), "metadata.csv")[0].text == "a cat"
