@@ -139,6 +139,14 @@ class TestAll:
         answer = edit(client, action="replace", find=r"(a|aa|a*)*$", replace="x", regex=True)
         assert answer.status_code == 200
 
+    def test_a_replacement_that_makes_far_too_much_of_a_caption_is_refused_before_it_is_tidied(
+        self, client: TestClient
+    ) -> None:
+        change(client, 1, caption="a" * 5000)
+        answer = edit(client, action="replace", find="a", replace=" " * 500, regex=True)
+        assert answer.status_code == 422
+        assert "longer than" in answer.json()["errors"][0]["message"]
+
     @pytest.mark.parametrize(
         ("body", "pointer"),
         [
