@@ -182,6 +182,7 @@ def record_metadata(
     row = _open_row(session, claim, file_id)
     if row is None:
         return
+    children = []
     for line in lines:
         child = _child(row, line.number, f"{row.filename}:{line.number}", len((line.text or "").encode()))
         child.kind = "caption"
@@ -190,7 +191,8 @@ def record_metadata(
             child.fate, child.reason = Fate.REJECTED, words(line.reason) or "the line has no text"
         else:
             take_text(child, line.text, line)
-        session.add(child)
+        children.append(child)
+    repository.add_files(session, children)
     row.fate, row.reason = Fate.USED, words(note)
     session.flush()
 
@@ -206,18 +208,20 @@ def record_members(
     row = _open_row(session, claim, file_id)
     if row is None:
         return
+    children = []
     for index, member in enumerate(members):
         child = _child(row, 2 * index, member.name, member.bytes)
         child.kind, child.blob_key = member.kind or kind_of(member.name), member.blob_key
         child.fate = Fate.PENDING if member.blob_key is not None else Fate.REJECTED
         child.reason = words(member.reason)
-        session.add(child)
+        children.append(child)
         if any(told is not None for told in (member.caption, member.concept, member.repeats, member.split)):
             text = member.caption or ""
             said = _child(row, 2 * index + 1, f"{member.name}:caption", len(text.encode()))
             said.kind, said.target = FileKind.CAPTION, member.name
             take_text(said, text, member)
-            session.add(said)
+            children.append(said)
+    repository.add_files(session, children)
     row.fate, row.reason = Fate.USED, words(note)
     session.flush()
 
@@ -280,6 +284,7 @@ def _child(parent: DatasetFile, index: int, name: str, size: int) -> DatasetFile
         child_index=index,
         filename=name,
         bytes=size,
+        fate=Fate.PENDING,
         ingest=parent.ingest,
     )
 
