@@ -75,7 +75,10 @@ async def receive_files(request: Request, folder: Path, limits: UploadLimits) ->
     """
     if announced_length(request) > limits.request_bytes:
         raise _request_too_large(limits)
-    spool = _Spool(folder, limits, _boundary(request))
+    try:
+        spool = _Spool(folder, limits, _boundary(request))
+    except FormParserError as error:  # the parser takes none that is longer than any client's
+        raise _unreadable() from error
     try:
         gathered = bytearray()
         async for chunk in request.stream():

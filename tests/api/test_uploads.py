@@ -141,6 +141,12 @@ class TestRefusals:
         status, problem = send(client, body)
         assert (status, problem["code"]) == (422, "invalid_input")
 
+    @pytest.mark.parametrize("boundary", ["", "b" * 500])
+    def test_a_boundary_no_client_chooses_is_refused(self, client: TestClient, boundary: str) -> None:
+        headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
+        answer = client.post("/files", content=files(("a.png", b"a")), headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+
     def test_a_client_that_hangs_up_is_no_error_of_the_server(self, tmp_path: Path) -> None:
         headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
         messages = iter([{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}])
