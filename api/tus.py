@@ -6,7 +6,6 @@ Extensions: creation, expiration, checksum, termination. Knows nothing about whe
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Mapping
@@ -110,7 +109,7 @@ def read_metadata(headers: Mapping[str, str]) -> Metadata:
         key, _, encoded = pair.partition(" ")
         try:
             found[key] = base64.b64decode(encoded, validate=True).decode("utf-8", "replace")
-        except binascii.Error:
+        except ValueError:
             raise _bad(f"The value of '{key[:40]}' in Upload-Metadata is not base64.") from None
     missing = [key for key in ("filename", "dataset") if not found.get(key)]
     if missing:
@@ -137,7 +136,7 @@ def read_checksum(headers: Mapping[str, str]) -> Checksum | None:
         raise _bad(f"The algorithm of Upload-Checksum must be one of {', '.join(CHECKSUMS)}.")
     try:
         return Checksum(algorithm, base64.b64decode(encoded, validate=True))
-    except binascii.Error:
+    except ValueError:
         raise _bad("Upload-Checksum is not base64.") from None
 
 

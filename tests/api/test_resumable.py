@@ -239,6 +239,15 @@ class TestRefusals:
         answer = begin(client, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_upload_headers")
 
+    @pytest.mark.parametrize("name", ["Upload-Metadata", "Upload-Checksum"])
+    def test_headers_in_no_alphabet_of_theirs(self, client: TestClient, name: str) -> None:
+        url = begin(client).headers["location"]
+        headers = {**TUS, "Upload-Length": "3", "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+        sent = {key.encode(): value.encode() for key, value in headers.items()} | {name.encode(): "sha256 é".encode()}
+        ask = client.post if name == "Upload-Metadata" else client.patch
+        answer = ask("/api/v1/uploads" if name == "Upload-Metadata" else url, headers=list(sent.items()), content=b"")
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_upload_headers")
+
     def test_a_body_of_another_type(self, client: TestClient) -> None:
         url = begin(client).headers["location"]
         answer = patch(client, url, 0, b"abc", **{"Content-Type": "text/plain"})
