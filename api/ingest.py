@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
@@ -88,9 +89,16 @@ def _judge(one: Received) -> PatinaError | None:
     problem = judge_name(one.name)
     if problem is not None:
         return problem
-    if kind_of(one.name) is FileKind.ARCHIVE and not zipfile.is_zipfile(one.path):
+    if kind_of(one.name) is FileKind.ARCHIVE and not _is_zip(one.path):
         return PatinaError(FailureCode.NOT_A_ZIP, f"{one.name} is named .zip but is not a zip archive.")
     return None
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except (zipfile.BadZipFile, OverflowError, ValueError):  # one that says it goes on in other files, for instance
+        return False
 
 
 def _store(here: Parts, owner: str, one: Received) -> Stored:

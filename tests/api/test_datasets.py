@@ -96,6 +96,14 @@ class TestUpload:
         }
         assert all(row["reason"] for row in ledger if row["fate"] == "rejected")
 
+    def test_a_zip_that_says_it_goes_on_in_other_files_costs_only_itself(
+        self, client: TestClient, dataset: str
+    ) -> None:
+        spanned = b"PK\x06\x07" + b"\xff" * 16 + b"PK\x05\x06" + b"\xff" * 18
+        answer = upload(client, dataset, ("a.png", b"x"), ("b.zip", spanned))
+        assert (answer.status_code, answer.json()["accepted"]) == (202, 1)
+        assert answer.json()["files"][1]["problem"]["code"] == "not_a_zip"
+
     def test_every_layout_is_let_in(self, client: TestClient, dataset: str) -> None:
         names = ("10_sks dog/a.avif", "a_mask.png", "a.caption", "metadata.csv", "metadata.parquet", "meta_cap.json")
         answer = upload(client, dataset, *((name, b"x") for name in (*names, "train.parquet")))
