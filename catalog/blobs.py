@@ -66,7 +66,8 @@ class BlobStore:
     """
 
     def __init__(self, url: str) -> None:
-        self._fs, root = fsspec.url_to_fs(url)
+        # A listing that is remembered would hide what other processes store after it.
+        self._fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
         self._local = Path(root).resolve() if _is_local(self._fs) else None
         self._root = root.rstrip("/")
 

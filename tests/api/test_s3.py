@@ -125,3 +125,14 @@ def test_an_upload_that_is_cut_goes_on_at_another_process_and_is_read(
     with Image.open(io.BytesIO(stored)) as image:
         assert image.tobytes() == NOISE.tobytes()
     assert list(blobs.listed("uploads")) == []
+
+
+def test_what_another_process_stores_after_a_listing_is_found(bucket: str) -> None:
+    """As the collector lists in the worker, and the next upload comes to the API."""
+    blobs = BlobStore(f"{bucket}/listed")
+    blobs.put_bytes("uploads/local/a", b"first")
+    assert [blob.key for blob in blobs.listed("uploads")] == ["uploads/local/a"]
+    _, _, name, prefix = f"{bucket}/listed".split("/", 3)
+    boto3.client("s3").put_object(Bucket=name, Key=f"{prefix}/uploads/local/b", Body=b"second")
+    assert blobs.exists("uploads/local/b")
+    assert (blobs.size("uploads/local/b"), blobs.get_bytes("uploads/local/b")) == (6, b"second")
