@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from catalog import jobs
+from catalog.blobs import make_key
 from catalog.datasets import ingests
 from catalog.jobs import Kind, Queue
 from worker import fetch
@@ -70,7 +71,20 @@ def work(station: Station, decoder: Decoder, shift: Shift) -> bool:
             return False  # others come first, and there is no hurry: the disk does not empty itself
         except Exception:  # one dataset's trouble must not stop the others; it is tried again, then given up
             log.exception("ingest.failed", job=claim.job_id, reference=new_reference())
+            if not _store_answers(station):
+                with station.database.session() as session:
+                    jobs.postpone(session, claim.job_id, claim.fence)
+                return False  # no file is at fault, however long it takes
             _give_back(station, claim, failed=True)
+    return True
+
+
+def _store_answers(station: Station) -> bool:
+    try:
+        station.blobs.exists(make_key("uploads", "is-there-anybody"))
+    except Exception:  # each kind of store has errors of its own
+        log.exception("ingest.store_away")
+        return False
     return True
 
 

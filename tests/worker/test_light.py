@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from catalog import jobs
-from catalog.blobs import image_key
+from catalog.blobs import BlobStore, image_key
 from catalog.datasets import ingests
 from catalog.datasets import service as datasets
 from catalog.datasets.models import DatasetFile
@@ -227,6 +227,22 @@ class TestAttempts:
         fate, reason = fates(station, dataset)["a.png"]
         assert fate == "rejected"
         assert "no room" not in str(reason), "the reason is for users, the error for the log"
+
+    def test_while_the_store_is_away_no_file_is_given_up(
+        self, station: Station, decoder: Decoder, shift: Shift, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dataset = upload(station, {"a.png": picture(1)})
+
+        def away(*_: object) -> bool:
+            raise ConnectionError("no answer")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(BlobStore, "exists", away)
+            for _ in range(jobs.MAX_FAILURES + 1):
+                assert not light.work(station, decoder, shift), "there is no hurry"
+        assert fates(station, dataset)["a.png"] == ("pending", None)
+        assert light.work(station, decoder, shift)
+        assert fates(station, dataset)["a.png"][0] == "used"
 
     def test_one_file_at_which_it_always_fails_costs_no_other(
         self, station: Station, decoder: Decoder, shift: Shift, monkeypatch: pytest.MonkeyPatch
