@@ -149,10 +149,7 @@ def _take_in(fetching: Fetching, one: Due) -> _Waits | None:
         _refuse_no_picture(content)
         if not fetching.room.take(len(content)):
             raise NotFetched(f"it would take the dataset over {fetching.room.most} bytes (PATINA_MAX_DATASET_BYTES)")
-        with waiting_when_full():
-            refuse_full_disk(station, len(content))
-            key = upload_key(claim.owner)
-            station.blobs.put_bytes(key, content)
+        key = _stored(station, claim.owner, content)
     except NotFetched as error:
         write = fetches.try_again if error.passing else fetches.reject
         _write_failure(fetching, one, str(error), write)
@@ -170,6 +167,20 @@ def _take_in(fetching: Fetching, one: Due) -> _Waits | None:
     if not wanted:
         station.blobs.delete(key)
     return None
+
+
+def _stored(station: Station, owner: str, content: bytes) -> str:
+    key = upload_key(owner)
+    try:
+        with waiting_when_full():
+            refuse_full_disk(station, len(content))
+            station.blobs.put_bytes(key, content)
+    except NoRoom:
+        raise
+    except Exception as error:  # each kind of store has errors of its own, and none is the address's
+        log.exception("fetch.not_stored", reference=new_reference())
+        raise NotFetched("it came and could not be stored", passing=True) from error
+    return key
 
 
 def _write_failure(fetching: Fetching, one: Due, reason: str, write: Write) -> None:

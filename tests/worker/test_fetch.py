@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from catalog.blobs import BlobStore
 from catalog.datasets import fetches, ingests
 from catalog.datasets import service as datasets
 from catalog.datasets.fetches import Offered, Wanted
@@ -225,6 +226,19 @@ class TestTrouble:
             assert len(web.asked) == turn + 1, "it is left alone meanwhile"
             assert status(station, dataset) is DatasetStatus.INGESTING
             worker.later()
+        worker.all()
+        assert fates(station, dataset)[url][0] == "used"
+
+    def test_with_the_store_is_waited_out_as_well(
+        self, station: Station, worker: Worker, web: Origin, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = web.gives("/a.png", ok(picture(1)))
+        dataset = offer(station, url)
+        with monkeypatch.context() as patched:
+            patched.setattr(BlobStore, "put_bytes", lambda *_: 1 / 0)
+            worker.all()
+        assert fates(station, dataset)[url] == ("pending", "is fetched again soon: it came and could not be stored")
+        worker.later()
         worker.all()
         assert fates(station, dataset)[url][0] == "used"
 
