@@ -77,7 +77,7 @@ def _archives() -> Iterator[Hostile]:
     yield Hostile("slow.zip", _zip({"slow.png": picture(105)}, zipfile.ZIP_LZMA), "used")
     yield Hostile("names.zip", _odd_names(), "used")
     yield Hostile("overlap.zip", _overlapping(), "used")
-    yield Hostile("cut.zip", deep[: len(deep) // 2], "rejected", "zip archive")
+    yield Hostile("cut.zip", deep[: len(deep) // 2], "rejected", "cut off")
     yield Hostile("many.zip", _counted_wrongly(), "rejected", "")
     yield Hostile("set.tar", bytes(1024), "rejected", ".zip")
 
