@@ -17,6 +17,7 @@ from catalog.datasets import repository
 from catalog.datasets.models import DatasetFetch, DatasetFile, DatasetIngest
 from catalog.datasets.settling import settle
 from catalog.db import db_now
+from catalog.job_requests import FILLING
 from contracts.dataset import Fate
 from contracts.ingest import IngestPhase, IngestStatus
 from contracts.layouts import FileKind
@@ -130,7 +131,8 @@ def conclude(session: Session, owner: str, dataset_id: str, outcome: IngestStatu
         Keys of the blobs of cancelled files, which nothing refers to once this is committed.
     """
     settle(session, owner, dataset_id)
-    end(session, owner, dataset_id, outcome)
+    if not _is_read_on(session, owner, dataset_id):
+        end(session, owner, dataset_id, outcome)
     return repository.forget_blobs(session, owner, dataset_id, CANCELLED)
 
 
@@ -143,6 +145,18 @@ def end(session: Session, owner: str, dataset_id: str, outcome: IngestStatus) ->
     row.phase = row.file = row.file_done = row.file_total = None
     row.seq += 1
     session.flush()
+
+
+def _is_read_on(session: Session, owner: str, dataset_id: str) -> bool:
+    """Whether a job that is not to stop has files of the dataset in hand: the reading is its own, or newer."""
+    others = select(jobs.Job.id).where(
+        jobs.Job.owner == owner,
+        jobs.Job.kind.in_(FILLING),
+        jobs.Job.subject_id == dataset_id,
+        jobs.Job.state == jobs.JobState.LEASED,
+        jobs.Job.cancel_requested_at.is_(None),
+    )
+    return session.scalar(others.limit(1)) is not None
 
 
 def _under_way(session: Session, owner: str, dataset_id: str) -> DatasetIngest:

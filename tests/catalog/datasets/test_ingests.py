@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from catalog import jobs, removing
-from catalog.datasets import ingest, ingests, progress
+from catalog.datasets import fetches, ingest, ingests, progress
 from catalog.datasets import service as datasets
 from catalog.datasets.ingest import DecodedImage, Member
 from catalog.datasets.ingests import IngestView
@@ -273,3 +273,29 @@ class TestCancel:
             removing.remove_dataset(session, owner, dataset_id)
         with database.reading() as session:
             assert progress.find(session, owner, dataset_id) is None
+
+    def test_that_a_slow_job_hears_late_does_not_end_the_reading_after_it(
+        self, database: Database, owner: str, dataset_id: str, offer: Any, seen: Any
+    ) -> None:
+        offer("a.png")
+        with database.session() as session:
+            fetches.offer(session, owner, dataset_id, [fetches.Wanted("https://example.org/b.png")])
+        reading, fetching = (_claimed(database, kind) for kind in (jobs.Kind.INGEST, jobs.Kind.FETCH))
+        cancel(database, owner, dataset_id)
+        with database.session() as session:
+            ingest.stop(session, reading)
+        (later,) = offer("c.png")
+        claim = _claimed(database, jobs.Kind.INGEST)
+        take(database, claim)
+        with database.session() as session:
+            state = jobs.release(session, fetching.job_id, fetching.fence, failed=False)
+            ingests.after_job(session, owner, dataset_id, state, jobs.Kind.FETCH)
+        with database.session() as session:
+            ingest.reject(session, claim, later, "no picture")
+            ingest.finish(session, claim)
+        assert (seen().status, seen().number, seen().found) == (IngestStatus.DONE, 2, 1)
+
+
+def _claimed(database: Database, kind: str) -> Claim:
+    with database.session() as session:
+        return jobs.claim(session, Queue.LIGHT, "w", 60, kind=kind)[0]
