@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from contracts.buckets import Placement, bucket_table, default_step_px, place
+from contracts.buckets import Bucket, bucket_table, default_step_px
 from contracts.train import DataSettings
 from sdxl.tokens import count_tokens, cut_off, load_tokenizer
 
@@ -23,9 +23,13 @@ def count(folder: Path, caption: str | None) -> tuple[int, str | None] | None:
     return count_tokens(tokenizer, caption), cut_off(tokenizer, caption) or None
 
 
-def placed(width: int, height: int, resolution_px: int) -> Placement:
-    """The bucket and crop of a picture in a run at this resolution with the recipes' defaults."""
-    return place(width, height, bucket_table(resolution_px, default_step_px(resolution_px), MAX_ASPECT))
+def buckets(resolution_px: int | None, native_px: int | None) -> tuple[Bucket, ...] | None:
+    """The buckets of a run with the recipes' defaults on a base of this native size; None when nobody asked for any.
+
+    A resolution without a base is taken for its base's native size.
+    """
+    side_px, base_px = resolution_px or native_px, native_px or resolution_px
+    return bucket_table(side_px, default_step_px(base_px), MAX_ASPECT) if side_px and base_px else None
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from contracts.failures import FailureCode, PatinaError
 from patina.client import Client, Json
@@ -25,9 +26,9 @@ def found_or_made(client: Client, name: str) -> Json:
     return client.create_dataset(name)
 
 
-def ledger(client: Client, dataset: str, fate: str | None = None, resolution: int | None = None) -> list[Json]:
-    """The rows of the ledger, of one fate or all."""
-    return _pages(client, f"{_at(dataset)}/ledger", {"fate": fate, "resolution": resolution})[0]
+def ledger(client: Client, dataset: str, wanted: Mapping[str, str | int | None]) -> list[Json]:
+    """The rows of the ledger; ``wanted`` is its query: of which fate, with buckets at which resolution or base."""
+    return _pages(client, f"{_at(dataset)}/ledger", wanted)[0]
 
 
 def tally(client: Client, dataset: str) -> Json:
@@ -35,10 +36,9 @@ def tally(client: Client, dataset: str) -> Json:
     return dict(client.request("GET", f"{_at(dataset)}/ledger/summary").json())
 
 
-def save_ledger(client: Client, dataset: str, target: Path, fate: str | None, resolution: int | None) -> int:
-    """Write the ledger as CSV, all of it or nothing; its size in bytes."""
-    wanted = {"format": "csv", "fate": fate, "resolution": resolution}
-    query = "&".join(f"{name}={value}" for name, value in wanted.items() if value is not None)
+def save_ledger(client: Client, dataset: str, target: Path, wanted: Mapping[str, str | int | None]) -> int:
+    """Write the same as CSV, all of it or nothing; its size in bytes."""
+    query = urlencode({"format": "csv"} | {name: value for name, value in wanted.items() if value is not None})
     return client.download(f"/datasets/{dataset}/ledger?{query}", target)
 
 

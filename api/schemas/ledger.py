@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from api import measures
 from api.schemas.common import Answer, moment
 from catalog.datasets.ledger import Entry, Tally
+from contracts.buckets import Bucket, place
 from contracts.dataset import Fate
 from contracts.layouts import FileKind
 
@@ -58,7 +59,7 @@ class LedgerRow(Answer):
     near_image: str | None
     """Another image of the dataset that looks much like it."""
     placement: PlacementOut | None
-    """Where it goes at the ``resolution`` that was asked for."""
+    """Where it goes at the ``resolution`` or on the ``base`` that was asked for."""
     offered_at: datetime
 
 
@@ -90,8 +91,8 @@ class TallyOut(Answer):
     """Freezing refuses while there are any, unless told to go on."""
 
 
-def ledger_row(entry: Entry, tokenizer: Path, resolution_px: int | None) -> LedgerRow:
-    """A ledger row as the API shows it, measured by the model's tokenizer and buckets."""
+def ledger_row(entry: Entry, tokenizer: Path, buckets: Sequence[Bucket] | None) -> LedgerRow:
+    """A ledger row as the API shows it, measured by the model's tokenizer and a run's buckets."""
     row = entry.row
     counted = measures.count(tokenizer, entry.caption)
     return LedgerRow(
@@ -111,7 +112,7 @@ def ledger_row(entry: Entry, tokenizer: Path, resolution_px: int | None) -> Ledg
         tokens=counted[0] if counted else None,
         cut_off=counted[1] if counted else None,
         near_image=entry.near_image,
-        placement=_placement(entry, resolution_px),
+        placement=_placement(entry, buckets),
         offered_at=moment(row.offered_at),
     )
 
@@ -154,11 +155,11 @@ def _taken(line: io.StringIO) -> str:
     return text
 
 
-def _placement(entry: Entry, resolution_px: int | None) -> PlacementOut | None:
+def _placement(entry: Entry, buckets: Sequence[Bucket] | None) -> PlacementOut | None:
     row = entry.row
-    if resolution_px is None or row.kind != FileKind.IMAGE or not row.width or not row.height:
+    if buckets is None or row.kind != FileKind.IMAGE or not row.width or not row.height:
         return None
-    placed = measures.placed(row.width, row.height, resolution_px)
+    placed = place(row.width, row.height, buckets)
     return PlacementOut(
         bucket=str(placed.bucket),
         resized_width=placed.resized_width,

@@ -28,19 +28,21 @@ def show_ledger(
     dataset: Which,
     fate: Annotated[Fate | None, typer.Option(help="Only files that met this fate.")] = None,
     resolution: Annotated[int | None, typer.Option(min=64, max=4096, help="Say the bucket at this resolution.")] = None,
+    base: Annotated[str | None, typer.Option(help="Say the bucket of a run on this base.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write all of it to this file instead.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the fate of every file ever offered, and why."""
+    wanted = {"fate": fate, "resolution": resolution, "base": base}
     with connect() as client:
         if csv is not None:
-            written = contents.save_ledger(client, dataset, csv.expanduser(), fate, resolution)
+            written = contents.save_ledger(client, dataset, csv.expanduser(), wanted)
             told = {"file": str(csv), "bytes": written}
             give(told, as_json, lambda: facts([("file", csv), ("size", size(written))]))
             return
-        found = contents.ledger(client, dataset, fate, resolution)
+        found = contents.ledger(client, dataset, wanted)
         tally = contents.tally(client, dataset)
-    give({"items": found, "summary": tally}, as_json, lambda: _ledger(found, tally, resolution))
+    give({"items": found, "summary": tally}, as_json, lambda: _ledger(found, tally, bool(resolution or base)))
 
 
 @captions.command("ls")
@@ -154,8 +156,8 @@ def _edited(edited: Json) -> RenderableType:
     return Group(*parts)
 
 
-def _ledger(found: list[Json], tally: Json, resolution: int | None) -> RenderableType:
-    columns = ["file", "fate", "tokens", "reason", *(["bucket", "upscaling"] if resolution else [])]
+def _ledger(found: list[Json], tally: Json, placed: bool) -> RenderableType:
+    columns = ["file", "fate", "tokens", "reason", *(["bucket", "upscaling"] if placed else [])]
     fates = ", ".join(f"{tally[fate]} {fate}" for fate in Fate if tally[fate])
     parts: list[RenderableType] = [rows(columns, map(_line, found), "No such file was offered yet.")]
     parts.append(facts([("offered", f"{tally['offered']}: {fates}"), ("images", tally["images"])]))

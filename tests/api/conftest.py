@@ -94,12 +94,12 @@ class Make:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
-    def base(self, name: str = "emoji", identity: str = "a" * 64) -> str:
+    def base(self, name: str = "emoji", identity: str = "a" * 64, native_px: int = 64) -> str:
         description = BaseDescription(
             family=Family.SDXL,
             identity=identity,
             vae_identity="b" * 64,
-            native_px=64,
+            native_px=native_px,
             prediction_type="epsilon",
             latent_channels=4,
             vae_factor=8,

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from api import measures
 from api.settings import ApiSettings
+from catalog.bases.models import Base
 from tests.api.test_captions import change
 from tests.api.test_datasets import upload
 
@@ -64,6 +65,36 @@ class TestRows:
         placement = rows(client, "?resolution=128")["0.png"]["placement"]
         assert (placement["bucket"], placement["upscaling"]) == ("128x128", 2.0)
         assert rows(client, "?resolution=128")["0.txt"]["placement"] is None
+
+    @pytest.mark.parametrize("native_px", [64, 1024])
+    @pytest.mark.parametrize("resolution", [None, 264])
+    def test_buckets_on_a_base_are_those_of_its_runs(
+        self, client: TestClient, make: Any, native_px: int, resolution: int | None
+    ) -> None:
+        make.base(native_px=native_px)
+        make.frozen(images=2)
+        overrides = {} if resolution is None else {"data.resolution_px": resolution}
+        request = {"dataset": "style", "base": "emoji", "recipe": "quick", "overrides": overrides}
+        plan = client.post("/api/v1/runs?dry_run=true", json=request).json()
+        query = "?base=emoji" + (f"&resolution={resolution}" if resolution else "")
+        told = client.get(f"{HERE}/ledger{query}&format=csv").text
+        shown = {row["bucket"] for row in csv.DictReader(io.StringIO(told))}
+        assert {rows(client, query)["0.png"]["placement"]["bucket"]} == shown == set(plan["buckets"])
+
+    @pytest.mark.parametrize("how", ["", "&format=csv"])
+    def test_a_base_that_cannot_be_used_is_told_and_the_known_are_named(
+        self, client: TestClient, make: Any, as_owner: Any, how: str
+    ) -> None:
+        make.base()
+        filled(client, make, "0.png")
+        answer = client.get(f"{HERE}/ledger?base=none{how}")
+        assert (answer.status_code, answer.json()["code"]) == (422, "unknown_base")
+        assert "emoji" in answer.json()["detail"]
+        with make.parts.database.session() as session:
+            session.add(Base(id="base_hers", owner="berta", name="hers", status="ready", source="/hers"))
+        assert client.get(f"{HERE}/ledger?base=hers{how}").json()["code"] == "unknown_base"
+        berta = client.get(f"{HERE}/ledger?base=emoji{how}", headers=as_owner("berta"))
+        assert (berta.status_code, berta.json()["code"]) == (404, "not_found"), "the dataset is not hers"
 
     @pytest.mark.parametrize("how", [{"params": {"format": "csv"}}, {"headers": {"Accept": "text/csv"}}])
     def test_csv_is_all_of_it(self, client: TestClient, make: Any, how: dict[str, Any]) -> None:

@@ -20,14 +20,14 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         yield made
 
 
-def _know_the_demo_base(home: Path) -> None:
-    """Enter the demo base as known, so that starting does not spend seconds on reading it."""
+def know_a_base(database: Database, name: str, native_px: int) -> None:
+    """Enter a base that nobody has to read."""
     sizes = {"attn": 10, "attn-ff": 20}
     description = BaseDescription(
         family=Family.SDXL,
         identity="0" * 64,
         vae_identity="0" * 64,
-        native_px=64,
+        native_px=native_px,
         prediction_type="epsilon",
         latent_channels=4,
         vae_factor=8,
@@ -40,8 +40,13 @@ def _know_the_demo_base(home: Path) -> None:
             activations=(Activations(width_px=64, height_px=64, bytes_plain=1, bytes_checkpointed=1),),
         ),
     )
+    with database.session() as session:
+        bases.add(session, name, "nowhere", None, description)
+
+
+def _know_the_demo_base(home: Path) -> None:
+    """Enter the demo base as known, so that starting does not spend seconds on reading it."""
     database = Database(f"sqlite:///{home / 'patina.db'}")
     database.upgrade()
-    with database.session() as session:
-        bases.add(session, "emoji-xl", "nowhere", None, description)
+    know_a_base(database, "emoji-xl", 64)
     database.close()

@@ -23,6 +23,7 @@ from catalog.jobs import claim as claim_job
 from patina import ingests
 from patina.cli import main
 from patina.client import Client, Json
+from tests.patina.conftest import know_a_base
 
 PIXELS = b"as the store keeps them"
 NAMES = ("cat.png", "dog.png", "cat.txt", "dog.txt")
@@ -97,6 +98,18 @@ class TestLedger:
         shown = capfd.readouterr().out
         assert "4: 4 used" in shown
         assert "128x128" in shown
+
+    def test_it_has_the_buckets_of_a_base_also_as_csv(
+        self, capfd: pytest.CaptureFixture[str], tmp_path: Path, database: Database
+    ) -> None:
+        know_a_base(database, "large", 512)
+        target = tmp_path / "ledger.csv"
+        assert main(["datasets", "ledger", "style", "--base", "large"]) == 0
+        assert "512x512" in capfd.readouterr().out
+        run(capfd, "ledger", "style", "--base", "large", "--resolution", "200", "--csv", str(target))
+        assert "192x192" in target.read_text()
+        for csv in ((), ("--csv", str(target))):
+            assert run(capfd, "ledger", "style", "--base", "large&base=none", *csv) == "unknown_base"
 
     def test_it_is_written_as_csv_and_picked_by_fate(self, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         run(capfd, "captions", "remove", "style", "dog.png")
