@@ -51,7 +51,11 @@ NOTE_USE_EVERY_S = 60.0
 """A key's last use is no reason for every read to take the database's writing lock."""
 
 EVERYWHERE = problems(
-    FailureCode.INVALID_INPUT, FailureCode.UNAUTHENTICATED, FailureCode.FORBIDDEN_ORIGIN, FailureCode.INTERNAL
+    FailureCode.INVALID_INPUT,
+    FailureCode.UNAUTHENTICATED,
+    FailureCode.FORBIDDEN_ORIGIN,
+    FailureCode.DATABASE_BUSY,
+    FailureCode.INTERNAL,
 )
 
 

@@ -1,7 +1,7 @@
 """Every error the API answers, as RFC 9457 problem+json; the only place that knows HTTP statuses of failures.
 
-Knows nothing about routes. What nobody foresaw becomes a 500 with a reference id; its text and trace go to the
-log alone.
+Knows nothing about routes. A database that others keep locked becomes a 503 that says when to come again; what nobody
+foresaw becomes a 500 with a reference id, whose text and trace go to the log alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from catalog.db import others_hold_it
 from contracts.failures import FAILURES, FailureCode, FieldError, InvalidInput, PatinaError
 from contracts.removal import HasOffspring, Offspring
 
@@ -25,6 +26,11 @@ log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 PROBLEM_SCHEMA = "#/components/schemas/Problem"
+
+HEADERS: dict[FailureCode, dict[str, str]] = {
+    FailureCode.UNAUTHENTICATED: {"WWW-Authenticate": "Bearer"},
+    FailureCode.DATABASE_BUSY: {"Retry-After": "5"},
+}
 
 STATUS: dict[FailureCode, int] = {
     FailureCode.INVALID_INPUT: 422,
@@ -59,6 +65,7 @@ STATUS: dict[FailureCode, int] = {
     FailureCode.WORKER_LOST: 500,
     FailureCode.CANCELLED: 409,
     FailureCode.BROKER_UNAVAILABLE: 503,
+    FailureCode.DATABASE_BUSY: 503,
     FailureCode.PORT_IN_USE: 500,
     FailureCode.HOME_UNUSABLE: 503,
     FailureCode.ALREADY_RUNNING: 409,
@@ -119,11 +126,14 @@ def problem_response(error: PatinaError, *, reference: str | None = None) -> JSO
         offspring=error.offspring if isinstance(error, HasOffspring) else None,
         choices=error.choices if isinstance(error, HasOffspring) else None,
     )
-    return _answer(problem, {"WWW-Authenticate": "Bearer"} if error.code is FailureCode.UNAUTHENTICATED else {})
+    return _answer(problem, HEADERS.get(error.code, {}))
 
 
 def unexpected(error: BaseException, doing: str) -> JSONResponse:
-    """The answer to what nobody foresaw: the log gets the trace, the user a reference to it."""
+    """The answer to what nobody foresaw: the log gets the trace, the user a reference to it, or may try again."""
+    if others_hold_it(error):
+        log.warning("database_busy", doing=doing, error=repr(error.__cause__))
+        return problem_response(PatinaError(FailureCode.DATABASE_BUSY))
     reference = secrets.token_hex(6)
     log.error("unexpected_error", reference=reference, doing=doing, exc_info=error)
     failure = PatinaError(

@@ -8,6 +8,7 @@ after the commit, so that a worker never looks for a row that is not there yet.
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import JSON, BigInteger, Connection, Double, Engine, Integer, MetaData, Text, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.sql.expression import FunctionElement
@@ -34,6 +35,9 @@ LOCAL_OWNER = "local"
 BUSY_TIMEOUT_MS = 15_000
 UPGRADE_LOCK = 0x7061_7469
 """Postgres advisory lock held while migrating, so that processes started together take turns."""
+
+GIVEN_UP = ("40001", "40P01", "55P03")
+"""Postgres's states of serialization failures, deadlocks and locks that were not given in time."""
 
 Row = BigInteger().with_variant(Integer, "sqlite")
 """Type of counting primary keys; SQLite counts only in INTEGER columns."""
@@ -138,6 +142,14 @@ def add_unique(session: Session, row: Base) -> bool:
     except IntegrityError:
         return False
     return True
+
+
+def others_hold_it(error: BaseException) -> bool:
+    """Whether the database gave up a transaction for what others do at the same time: later it can succeed."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return getattr(cause, "sqlstate", None) in GIVEN_UP
 
 
 def new_id(prefix: str) -> str:

@@ -52,6 +52,7 @@ class FailureCode(StrEnum):
     WORKER_LOST = "worker_lost"
     CANCELLED = "cancelled"
     BROKER_UNAVAILABLE = "broker_unavailable"
+    DATABASE_BUSY = "database_busy"
     PORT_IN_USE = "port_in_use"
     HOME_UNUSABLE = "home_unusable"
     ALREADY_RUNNING = "already_running"
@@ -177,6 +178,9 @@ FAILURES: dict[FailureCode, FailureText] = {
         message="The message broker does not answer.",
         hint="The work is kept and starts when it is back.",
         retryable=True,
+    ),
+    FailureCode.DATABASE_BUSY: FailureText(
+        message="The database is busy with other work.", hint="Wait a few seconds and send it again.", retryable=True
     ),
     FailureCode.PORT_IN_USE: FailureText(
         message="The port is already in use.", hint="Choose another with `patina up --port N`."

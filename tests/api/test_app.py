@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from api.app import create_app, from_environment
+from api.deps import Parts
 from api.errors import MEDIA_TYPE
 from api.settings import ApiSettings
 from catalog.db import Database
@@ -87,6 +89,20 @@ class TestRefusals:
         with pytest.raises(SystemExit) as ended:
             from_environment()
         assert "PATINA_MAX_WAIT_S" in str(ended.value)
+
+
+class TestBusyDatabase:
+    def test_is_told_as_that_with_when_to_come_again_and_the_same_request_then_succeeds(
+        self, client: TestClient, parts: Parts
+    ) -> None:
+        event.listen(parts.database.engine, "checkout", lambda raw, *_: raw.execute("PRAGMA busy_timeout=0"))
+        with parts.database.session() as session:
+            session.connection()  # from here on nobody else can write
+            answer = client.post("/api/v1/datasets", json={"name": "style"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_busy")
+        assert int(answer.headers["retry-after"]) > 0
+        assert "reference" not in answer.json()
+        assert client.post("/api/v1/datasets", json={"name": "style"}).status_code == 201
 
 
 class TestDescription:

@@ -6,10 +6,10 @@ import sqlite3
 import time
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError
 
-from catalog.db import Base, Database, Listed, db_now, new_id, ring
+from catalog.db import Base, Database, Listed, db_now, new_id, others_hold_it, ring
 from catalog.keys.models import ApiKey
 
 
@@ -43,6 +43,30 @@ class TestSession:
             key = _key("k1")
             session.add(key)
         assert key.name == "n"
+
+
+class TestOthersHoldIt:
+    def test_is_said_of_a_lock_that_sqlite_did_not_give(self, sqlite_url: str) -> None:
+        database = Database(sqlite_url)
+        event.listen(database.engine, "checkout", lambda raw, *_: raw.execute("PRAGMA busy_timeout=0"))
+        with database.session() as holder:
+            holder.connection()
+            with pytest.raises(DBAPIError) as refused, database.session() as session:
+                session.connection()
+        database.close()
+        assert others_hold_it(refused.value)
+
+    def test_is_said_of_a_lock_that_postgres_did_not_give(self, postgres_database: Database) -> None:
+        with postgres_database.session() as holder:
+            holder.execute(text("LOCK TABLE api_keys IN EXCLUSIVE MODE"))
+            with pytest.raises(DBAPIError) as refused, postgres_database.session() as session:
+                session.execute(text("LOCK TABLE api_keys IN EXCLUSIVE MODE NOWAIT"))
+        assert others_hold_it(refused.value)
+
+    def test_is_not_said_of_what_is_wrong_whoever_holds_it(self, database: Database) -> None:
+        with pytest.raises(DBAPIError) as refused, database.session() as session:
+            session.execute(text("SELECT * FROM nowhere"))
+        assert not others_hold_it(refused.value)
 
 
 class TestReading:
