@@ -1,6 +1,7 @@
 """The sweep: what lost its worker is queued again or given up, and its subject follows in the same transaction.
 
-Any process may sweep at any time, several at once too: every step is a guarded update. Knows nothing about the broker.
+Any process may sweep at any time, several at once too: every step is a guarded update. Each job is taken up under a
+savepoint of its own, so that one whose subject cannot follow keeps no other waiting. Knows nothing about the broker.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, update
+import structlog
+from sqlalchemy import ColumnElement, and_, select, true, update
 from sqlalchemy.orm import Session
 
 from catalog.bases import service as bases
@@ -21,6 +23,8 @@ from catalog.jobs import ALSO_RUNG, MAX_FAILURES, Job, JobState, Kind, returned
 from catalog.runs import progress as runs
 from catalog.workers import service as workers
 from contracts.failures import FAILURES, FailureCode
+
+log = structlog.get_logger(__name__)
 
 RING_AGAIN_AFTER_S = 30.0
 
@@ -49,18 +53,17 @@ class SweepReport:
 def sweep(session: Session, ring_again_after_s: float = RING_AGAIN_AFTER_S) -> SweepReport:
     """Queue again what lost its worker, give up what failed too often, and ring for what nobody came for."""
     expired = and_(Job.state == JobState.LEASED, Job.lease_until < db_now())
-    wanted_gone = Job.cancel_requested_at.is_not(None)
-    hopeless = Job.failures + 1 >= MAX_FAILURES
-    counted = {"failures": Job.failures + 1, "lease_until": None}
-    over = {**counted, "finished_at": db_now()}
-    cancelled = _change(session, and_(expired, wanted_gone), {**over, "state": JobState.CANCELLED})
-    failed = _change(session, and_(expired, hopeless), {**over, "state": JobState.FAILED})
-    requeued = _change(session, expired, {**counted, "state": JobState.QUEUED, "rung_at": db_now()})
+    taken: dict[JobState, list[JobRef]] = {JobState.CANCELLED: [], JobState.FAILED: [], JobState.QUEUED: []}
+    for job_id in session.scalars(select(Job.id).where(expired).order_by(Job.id)).all():
+        try:
+            with session.begin_nested():
+                for ref, state in _take_up(session, and_(expired, Job.id == job_id)):
+                    taken[state].append(ref)
+        except Exception:  # whatever is wrong with one subject, the jobs of others are taken up
+            log.exception("sweep.job_left", job=job_id)
+    cancelled, failed, requeued = map(tuple, taken.values())
     quiet = and_(Job.state == JobState.QUEUED, Job.rung_at < db_now() - ring_again_after_s)
     forgotten = _change(session, quiet, {"rung_at": db_now()})
-    for refs, state in ((cancelled, JobState.CANCELLED), (failed, JobState.FAILED), (requeued, JobState.QUEUED)):
-        for ref in refs:
-            _follow(session, ref, state)
     ended = {ref.queue for ref in (*cancelled, *failed, *requeued)}
     queues = {ref.queue for ref in (*requeued, *forgotten)}
     queues |= {other for queue in ended for other in ALSO_RUNG.get(queue, ())}
@@ -78,6 +81,23 @@ def give_up_dead_workers(session: Session, host: str, boot_id: str, alive: Calla
     held = and_(Job.state == JobState.LEASED, Job.lease_owner.in_(gone))
     _change(session, held, {"lease_until": 0.0})
     return tuple(gone)
+
+
+def _take_up(session: Session, lost: ColumnElement[bool]) -> list[tuple[JobRef, JobState]]:
+    """End or queue again a job that lost its worker, and let its subject follow; nothing when it has been taken up."""
+    counted = {"failures": Job.failures + 1, "lease_until": None}
+    over = {**counted, "finished_at": db_now()}
+    for which, state, values in (
+        (Job.cancel_requested_at.is_not(None), JobState.CANCELLED, over),
+        (Job.failures + 1 >= MAX_FAILURES, JobState.FAILED, over),
+        (true(), JobState.QUEUED, {**counted, "rung_at": db_now()}),
+    ):
+        refs = _change(session, and_(lost, which), {**values, "state": state})
+        for ref in refs:
+            _follow(session, ref, state)
+        if refs:
+            return [(ref, state) for ref in refs]
+    return []
 
 
 def _change(session: Session, which: ColumnElement[bool], values: dict[str, Any]) -> tuple[JobRef, ...]:

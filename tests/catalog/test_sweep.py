@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from catalog import jobs
 from catalog.bases import service as bases
 from catalog.bases.service import BaseStatus
 from catalog.datasets import service as datasets
+from catalog.datasets.models import DatasetImage
 from catalog.db import Database
 from catalog.generations import service as generations
 from catalog.jobs import Job, JobState, Queue
@@ -31,6 +33,17 @@ def _sweep(database: Database) -> SweepReport:
 def _read_run(database: Database, owner: str, run_id: str) -> Any:
     with database.reading() as session:
         return runs.read(session, owner, run_id)
+
+
+def _set_likeness(database: Database, dataset_id: str, likeness: str | None) -> None:
+    with database.session() as session:
+        mine = update(DatasetImage).where(DatasetImage.dataset_id == dataset_id)
+        session.execute(mine.values(likeness=likeness))
+
+
+def _files(database: Database, owner: str, dataset_id: str) -> dict[str, str]:
+    with database.reading() as session:
+        return {row.filename: row.fate for row in datasets.ledger(session, owner, dataset_id)}
 
 
 class TestDeadWorkers:
@@ -137,6 +150,30 @@ class TestLostWorker:
             _sweep(database)
         with database.reading() as session:
             assert bases.read(session, owner, "huge").status == BaseStatus.FAILED
+
+
+class TestOneThatCannotBeTakenUp:
+    def test_is_logged_and_left_as_it_was_while_the_others_are_taken_up(
+        self, database: Database, make: Any, owner: str
+    ) -> None:
+        broken = make.dataset(images=2)
+        _set_likeness(database, broken, "no hexadecimal")
+        sound = make.dataset(images=2)
+        with database.session() as session:
+            for dataset_id in (broken, sound):
+                datasets.offer_upload(session, owner, dataset_id, "last.png", "uploads/ada/x", 10)
+        lost = [make.claim(Queue.LIGHT, lease_s=-1) for _ in range(2)]
+        with database.session() as session:
+            session.execute(update(Job).where(Job.state == JobState.LEASED).values(failures=jobs.MAX_FAILURES - 1))
+        run, _ = make.training(lease_s=-1)
+        with capture_logs() as logged:
+            report = _sweep(database)
+        assert [[ref.subject_id for ref in refs] for refs in (report.failed, report.requeued)] == [[sound], [run.id]]
+        assert [(entry["event"], entry["job"]) for entry in logged] == [("sweep.job_left", lost[0].job_id)]
+        assert _files(database, owner, broken)["last.png"] == Fate.PENDING
+        assert _files(database, owner, sound)["last.png"] == Fate.REJECTED
+        _set_likeness(database, broken, None)
+        assert [ref.subject_id for ref in _sweep(database).failed] == [broken], "it is tried again"
 
 
 class TestSweep:
