@@ -12,9 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contracts.failures import FieldError, InvalidInput, field_errors
-
-PREFIX = "PATINA_"
+from contracts.settings import PREFIX, unusable
 
 
 class Settings(BaseSettings):
@@ -84,10 +82,7 @@ def read_settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        named = [FieldError(pointer=_as_variable(e.pointer), message=e.message) for e in field_errors(error)]
-        raise InvalidInput(
-            named, "The settings cannot be used.", "Correct the variables; see docs/settings.md."
-        ) from None
+        raise unusable(error) from None
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -105,8 +100,3 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "heartbeat_s": f"{settings.heartbeat_s:g}" if settings.heartbeat_s else None,
     }
     return {PREFIX + name.upper(): value for name, value in values.items() if value is not None}
-
-
-def _as_variable(pointer: str) -> str:
-    first, _, rest = pointer.removeprefix("/").partition("/")
-    return f"/{PREFIX}{first.upper()}" + (f"/{rest}" if rest else "") if first else "/"

@@ -76,6 +76,8 @@ def run(settings: Settings, as_document: bool) -> None:
         os.environ[home.MARKER] = mark[1]
         variables = processes.environment(settings)
         try:
+            for part in ("api", "worker"):
+                ask(part, environment=variables)
             prepared = ask("patina.local", "prepare", environment=variables)
         except PatinaError:
             if stop.is_set():

@@ -74,6 +74,16 @@ class TestUp:
         assert "patina keys create NAME" in problem["hint"]
         assert machine.processes() == []
 
+    @pytest.mark.parametrize("variable", ["PATINA_MAX_STORE_PX", "PATINA_MAX_WAIT_S"])
+    def test_a_setting_of_a_worker_or_the_server_that_cannot_be_is_refused_before_anything_starts(
+        self, machine: Machine, variable: str
+    ) -> None:
+        machine.settings[variable] = "many"
+        code, problem = machine.run("up")
+        assert (code, problem["code"]) == (1, "invalid_input")
+        assert [error["pointer"] for error in problem["errors"]] == [f"/{variable}"]
+        assert machine.processes() == []
+
 
 class TestTerminal:
     def test_one_that_is_gone_does_not_keep_the_processes_from_being_ended(

@@ -1,0 +1,29 @@
+"""What is wrong with PATINA_* variables, in the same words whichever process finds it."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import ValidationError
+
+from contracts.failures import FieldError, InvalidInput, field_errors
+
+PREFIX = "PATINA_"
+
+
+def unusable(error: ValidationError) -> InvalidInput:
+    """The failure of settings read from the environment: every variable that cannot be used, by its name."""
+    named = [FieldError(pointer=_as_variable(e.pointer), message=e.message) for e in field_errors(error)]
+    return InvalidInput(named, "The settings cannot be used.", "Correct the variables; see docs/settings.md.")
+
+
+def as_document(failure: InvalidInput) -> str:
+    """The failure as the JSON document a process hands to the one that asked."""
+    errors = [field.model_dump() for field in failure.errors]
+    told = {"code": str(failure.code), "detail": failure.message, "hint": failure.hint, "errors": errors}
+    return json.dumps(told)
+
+
+def _as_variable(pointer: str) -> str:
+    first, _, rest = pointer.removeprefix("/").partition("/")
+    return f"/{PREFIX}{first.upper()}" + (f"/{rest}" if rest else "") if first else "/"
