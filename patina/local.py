@@ -15,6 +15,7 @@ from broker import embedded
 from catalog.bases import service as bases
 from catalog.db import LOCAL_OWNER, SHARED_OWNER, Database
 from catalog.keys import service as keys
+from catalog.keys.models import ApiKey
 from contracts.base import BaseDescription
 from contracts.failures import PatinaError
 from patina.child import ask
@@ -84,16 +85,27 @@ def create_key(settings: Settings, name: str, owner: str = LOCAL_OWNER) -> dict[
         return {"id": made.key.id, "name": name, "owner": owner, "key": made.text}
 
 
-def list_keys(settings: Settings, owner: str = LOCAL_OWNER) -> dict[str, Any]:
-    """An owner's keys."""
+def list_keys(settings: Settings) -> dict[str, Any]:
+    """Everybody's keys."""
     with _database(settings).reading() as session:
-        names = ("id", "name", "owner", "created_at", "last_used_at", "revoked_at")
-        return {"items": [{n: getattr(key, n) for n in names} for key in keys.list_keys(session, owner)]}
+        return {"items": [_told(key) for key in keys.list_every_key(session)]}
+
+
+def revoke_key(settings: Settings, short_id: str) -> dict[str, Any]:
+    """End a key, whoever's it is."""
+    with _database(settings).session() as session:
+        return _told(keys.revoke_anybodys(session, short_id))
 
 
 def find_broker(_settings: Settings) -> dict[str, Any]:
     """The program the embedded broker would run."""
     return {"program": embedded.find_program()}
+
+
+def _told(key: ApiKey) -> dict[str, Any]:
+    """A key without its secret."""
+    names = ("id", "name", "owner", "created_at", "last_used_at", "revoked_at")
+    return {name: getattr(key, name) for name in names}
 
 
 def _database(settings: Settings) -> Database:
@@ -108,6 +120,7 @@ VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     "add-base": add_base,
     "create-key": create_key,
     "list-keys": list_keys,
+    "revoke-key": revoke_key,
     "find-broker": find_broker,
 }
 

@@ -26,6 +26,11 @@ def of_owner(session: Session, owner: str) -> Sequence[ApiKey]:
     ).all()
 
 
+def of_everybody(session: Session) -> Sequence[ApiKey]:
+    """Every key, newest first: for whoever runs the server, and never behind a route."""
+    return session.scalars(select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id)).all()
+
+
 def any_usable(session: Session) -> bool:
     """Whether any key works, whoever's it is; tells nothing about it."""
     return session.scalar(select(ApiKey.id).where(ApiKey.revoked_at.is_(None)).limit(1)) is not None

@@ -74,6 +74,25 @@ def list_keys(session: Session, owner: str) -> Sequence[ApiKey]:
     return repository.of_owner(session, owner)
 
 
+def list_every_key(session: Session) -> Sequence[ApiKey]:
+    """Everybody's keys, for whoever runs the server: it is their database anyway."""
+    return repository.of_everybody(session)
+
+
+def revoke_anybodys(session: Session, short_id: str) -> ApiKey:
+    """End a key, for whoever runs the server; the key as it is then.
+
+    Raises:
+        PatinaError: NOT_FOUND.
+    """
+    key = repository.by_short_id(session, short_id)
+    if key is None:
+        raise PatinaError(FailureCode.NOT_FOUND, f"There is no key {short_id}.", "List them: patina keys ls.")
+    repository.revoke(session, key.owner, short_id)
+    session.refresh(key)
+    return key
+
+
 def require_one_beyond_loopback(session: Session, host: str) -> None:
     """Refuse to listen where others reach the server while no key works: it could answer nobody.
 

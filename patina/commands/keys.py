@@ -31,8 +31,18 @@ def create(
 
 @app.command("ls")
 def ls(as_json: AsJson = False) -> None:
-    """List the keys, without their secrets."""
+    """List everybody's keys, without their secrets."""
     found = ask("patina.local", "list-keys", environment=environment_of(read_settings()))
-    columns = ("id", "name", "owner", "created", "last used")
-    lines = ((k["id"], k["name"], k["owner"], when(k["created_at"]), when(k["last_used_at"])) for k in found["items"])
+    columns = ("id", "name", "owner", "created", "last used", "ended")
+    times = ("created_at", "last_used_at", "revoked_at")
+    lines = ((k["id"], k["name"], k["owner"], *(when(k[time]) for time in times)) for k in found["items"])
     give(found, as_json, lambda: rows(columns, lines, "There is no key; on loopback none is needed."))
+
+
+@app.command("rm")
+def rm(
+    key: Annotated[str, typer.Argument(help="Id of the key, as `patina keys ls` shows it.")], as_json: AsJson = False
+) -> None:
+    """End a key: it opens nothing from now on."""
+    ended = ask("patina.local", "revoke-key", key, environment=environment_of(read_settings()))
+    give(ended, as_json, lambda: facts([("ended", ended["id"]), ("name", ended["name"]), ("owner", ended["owner"])]))

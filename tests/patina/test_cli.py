@@ -123,6 +123,16 @@ class TestKeys:
 
 
 class TestDoctor:
+    def test_a_key_of_any_owner_is_listed_and_ended(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert main(["keys", "create", "phone", "--owner", "bob", "--json"]) == 0
+        made = json.loads(capfd.readouterr().out)
+        assert main(["keys", "rm", made["id"], "--json"]) == 0
+        capfd.readouterr()
+        assert main(["keys", "ls", "--json"]) == 0
+        (listed,) = json.loads(capfd.readouterr().out)["items"]
+        assert (listed["id"], listed["owner"], listed["revoked_at"] is None) == (made["id"], "bob", False)
+        assert _problem(capfd, "keys", "rm", "nokey")[1]["code"] == "not_found"
+
     def test_it_finds_this_machine_in_order_without_a_server(self, capfd: pytest.CaptureFixture[str]) -> None:
         assert main(["doctor", "--json"]) == 0
         document = json.loads(capfd.readouterr().out)
