@@ -100,6 +100,11 @@ def short(digest: str | None) -> str | None:
     return digest[:12] if digest else None
 
 
+def clipped(text: str | None, characters: int = 120) -> str | None:
+    """The beginning of a text, so that one long caption does not fill a table; JSON has all of it."""
+    return text if text is None or len(text) <= characters else f"{text[: characters - 1]}…"
+
+
 def size(count_bytes: float) -> str:
     """Bytes in the unit a person would use."""
     for unit in ("B", "kB", "MB", "GB"):

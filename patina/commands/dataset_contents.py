@@ -10,10 +10,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from contracts.dataset import Fate, Split
+from contracts.layouts import FileKind
 from patina import contents
 from patina.client import Json
 from patina.connect import connect
-from patina.output import AsJson, facts, give, rows, short, size
+from patina.output import AsJson, clipped, facts, give, rows, short, size
 
 captions = typer.Typer(help="The captions of a dataset, and its images.", no_args_is_help=True)
 
@@ -54,7 +55,7 @@ def list_captions(
     """List the images with the caption each has now."""
     with connect() as client:
         found, _ = contents.images(client, dataset, removed=removed)
-    lines = ((one["name"], short(one["image"]), one["source"], one["caption"]) for one in found)
+    lines = ((one["name"], short(one["image"]), one["source"], clipped(one["caption"])) for one in found)
     give({"items": found}, as_json, lambda: rows(("image", "identity", "from", "caption"), lines, "No images."))
 
 
@@ -147,7 +148,8 @@ def _edit(dataset: str, edit: dict[str, Any], dry_run: bool, as_json: bool) -> N
 
 def _edited(edited: Json) -> RenderableType:
     words = "would change" if edited["dry_run"] else "changed"
-    lines = ((one["name"], one["before"], one["after"]) for one in edited["changes"][:SHOWN_CHANGES])
+    shown = edited["changes"][:SHOWN_CHANGES]
+    lines = ((one["name"], clipped(one["before"]), clipped(one["after"])) for one in shown)
     more = edited["changed"] - SHOWN_CHANGES
     parts: list[RenderableType] = [rows(("image", "before", "after"), lines, "No caption changes.")]
     if more > 0:
@@ -159,18 +161,20 @@ def _edited(edited: Json) -> RenderableType:
 def _ledger(found: list[Json], tally: Json, placed: bool) -> RenderableType:
     columns = ["file", "fate", "tokens", "reason", *(["bucket", "upscaling"] if placed else [])]
     fates = ", ".join(f"{tally[fate]} {fate}" for fate in Fate if tally[fate])
-    parts: list[RenderableType] = [rows(columns, map(_line, found), "No such file was offered yet.")]
+    names = {row["image"]: row["name"] for row in found if row["kind"] == FileKind.IMAGE and row["image"]}
+    lines = (_line(row, names) for row in found)
+    parts: list[RenderableType] = [rows(columns, lines, "No such file was offered yet.")]
     parts.append(facts([("offered", f"{tally['offered']}: {fates}"), ("images", tally["images"])]))
     parts += [Text(f"{doubt['message']}: {', '.join(doubt['names'])}", style="yellow") for doubt in tally["warnings"]]
     return Group(*parts)
 
 
-def _line(row: Json) -> tuple[Any, ...]:
+def _line(row: Json, names: dict[str, str]) -> tuple[Any, ...]:
     said = [row["reason"]]
     if row["cut_off"]:
-        said.append(f"not read: {row['cut_off']}")
+        said.append(f"not read: {clipped(row['cut_off'])}")
     if row["near_image"]:
-        said.append(f"looks like {short(row['near_image'])}")
+        said.append(f"looks like {names.get(row['near_image']) or short(row['near_image'])}")
     placed = row["placement"]
     where = (placed["bucket"], placed["upscaling"]) if placed else ()
     return row["name"], row["fate"], row["tokens"], "; ".join(word for word in said if word), *where

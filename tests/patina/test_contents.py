@@ -26,6 +26,7 @@ from patina.client import Client, Json
 from tests.patina.conftest import know_a_base
 
 PIXELS = b"as the store keeps them"
+LIKENESS = "0f" * 16
 NAMES = ("cat.png", "dog.png", "cat.txt", "dog.txt")
 
 
@@ -45,7 +46,9 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Databa
             for n, row in enumerate(ingest.pending_files(session, claim)):
                 if row.kind == "image":
                     web.app.state.parts.blobs.put_bytes(f"images/{n}", PIXELS)  # type: ignore[attr-defined]
-                    ingest.record_image(session, claim, row.id, DecodedImage(f"{n}" * 64, 64, 64, f"images/{n}"))
+                    ingest.record_image(
+                        session, claim, row.id, DecodedImage(f"{n}" * 64, 64, 64, f"images/{n}", likeness=LIKENESS)
+                    )
                 else:
                     ingest.record_caption(session, claim, row.id, f"a {row.filename}")
             ingest.finish(session, claim)
@@ -160,6 +163,18 @@ class TestVersions:
         run(capfd, "download", "style", "--version", "1", "--parquet", "-o", str(tmp_path / "a" / "b.parquet"))
         assert (tmp_path / "a" / "b.parquet").read_bytes()[:4] == b"PAR1"
         assert not list(tmp_path.rglob("*.part"))
+
+
+class TestTables:
+    def test_name_the_file_another_one_looks_like_and_cut_long_captions_short(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        run(capfd, "captions", "set", "style", "cat.png", "a very long story " * 30)
+        assert main(["datasets", "ledger", "style"]) == 0
+        told = " ".join(capfd.readouterr().out.split())
+        assert "looks like cat.png" in told or "looks like dog.png" in told
+        assert main(["datasets", "captions", "ls", "style"]) == 0
+        assert len(capfd.readouterr().out) < 1500
 
 
 class TestUpload:
