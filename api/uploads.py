@@ -170,7 +170,7 @@ class _Spool:
         if len(self.received) >= self.limits.files:
             raise PatinaError(
                 FailureCode.TOO_LARGE,
-                f"The request has more than {self.limits.files} files.",
+                f"The request has more than {self.limits.files} files (PATINA_MAX_UPLOAD_FILES).",
                 "Send them in several requests or in a zip, or raise PATINA_MAX_UPLOAD_FILES on the server.",
             )
         self.current = Received(name, self.folder / f"{len(self.received):06d}")
@@ -184,7 +184,7 @@ class _Spool:
         if self.current.bytes > self.limits.file_bytes:
             self.current.problem = PatinaError(
                 FailureCode.TOO_LARGE,
-                f"{self.current.name} is over {self.limits.file_bytes} bytes.",
+                f"{self.current.name} is over {self.limits.file_bytes} bytes (PATINA_MAX_FILE_BYTES).",
                 "Make the file smaller, or raise PATINA_MAX_FILE_BYTES on the server.",
             )
             os.ftruncate(self.output.fileno(), 0)
@@ -215,7 +215,7 @@ def _boundary(request: Request) -> bytes:
 def _request_too_large(limits: UploadLimits) -> PatinaError:
     return PatinaError(
         FailureCode.TOO_LARGE,
-        f"The upload is over {limits.request_bytes} bytes.",
+        f"The request is over {limits.request_bytes} bytes (PATINA_MAX_UPLOAD_BYTES).",
         "Send the files in several requests, or raise PATINA_MAX_UPLOAD_BYTES on the server.",
     )
 

@@ -65,9 +65,7 @@ class Budget:
     def refusal(self) -> str | None:
         """Why nothing more may be unpacked; None while it may."""
         if self.left_bytes <= 0:
-            return (
-                f"the upload unpacks to more than {self._limits.total_bytes // 1024**2} MB (PATINA_ARCHIVE_TOTAL_BYTES)"
-            )
+            return f"the upload unpacks to more than {_said(self._limits.total_bytes)} (PATINA_ARCHIVE_TOTAL_BYTES)"
         free = self._used_bytes <= 64 * RATIO_FREE_BYTES
         return None if free or self._used_bytes <= self._limits.ratio * self._packed_bytes else TIGHT
 
@@ -205,6 +203,14 @@ def _refusal(info: zipfile.ZipInfo) -> str | None:
     return None
 
 
+def _said(count_bytes: int) -> str:
+    """Bytes in the largest unit that is filled at least once: a small limit is not told as none."""
+    for unit, unit_bytes in (("MB", 1024**2), ("KB", 1024)):
+        if count_bytes >= unit_bytes:
+            return f"{round(count_bytes / unit_bytes, 1):g} {unit}"
+    return f"{count_bytes} bytes"
+
+
 def _read(
     opened: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int, ratio: int
 ) -> tuple[bytes | None, str | None, int]:
@@ -215,7 +221,7 @@ def _read(
             while chunk := stream.read(CHUNK_BYTES):
                 parts += chunk
                 if len(parts) > limit:
-                    return None, f"larger than {limit // 1024**2} MB unpacked (PATINA_ARCHIVE_ENTRY_BYTES)", len(parts)
+                    return None, f"larger than {_said(limit)} unpacked (PATINA_ARCHIVE_ENTRY_BYTES)", len(parts)
                 if len(parts) > RATIO_FREE_BYTES and len(parts) > ratio * max(info.compress_size, 1):
                     return None, TIGHT, len(parts)
     except BROKEN:

@@ -53,7 +53,7 @@ def begin_upload(request: Request, here: Here, owner: Owner) -> Response:
     """`Upload-Length`, and `Upload-Metadata` with `dataset`, `filename` and, to have the whole checked, `sha256`."""
     length_bytes, said = tus.read_number(request.headers, "Upload-Length"), tus.read_metadata(request.headers)
     said = replace(said, filename=tidy_name(said.filename) or "unnamed")
-    problem = judge_name(said.filename) or _judge_length(here, length_bytes)
+    problem = judge_name(said.filename) or _judge_length(here, said.filename, length_bytes)
     if problem is None:
         refuse_full_disk(here, 2 * length_bytes)  # its pieces, and the whole that is made of them
     announced = service.Announced(
@@ -158,12 +158,12 @@ def which_are_received(dataset: str, body: ReceivedFilesIn, here: Here, owner: O
         return ReceivedFilesOut(received=service.known(session, owner, dataset, asked))
 
 
-def _judge_length(here: Parts, length_bytes: int) -> PatinaError | None:
+def _judge_length(here: Parts, filename: str, length_bytes: int) -> PatinaError | None:
     if length_bytes <= here.settings.max_file_bytes:
         return None
     return PatinaError(
         FailureCode.TOO_LARGE,
-        f"The file is over {here.settings.max_file_bytes} bytes.",
+        f"{filename} is over {here.settings.max_file_bytes} bytes (PATINA_MAX_FILE_BYTES).",
         "Make the file smaller, or raise PATINA_MAX_FILE_BYTES on the server.",
     )
 

@@ -35,7 +35,7 @@ def offer_urls(dataset: str, body: UrlsIn, here: Here, owner: Owner) -> UrlsOut:
         if offered.new and has.images > has.limits.images:  # raised in the transaction, which is taken back
             raise PatinaError(
                 FailureCode.TOO_LARGE,
-                f"These addresses would take the dataset over {has.limits.images} images.",
+                f"These addresses would take the dataset over {has.limits.images} images (PATINA_MAX_DATASET_IMAGES).",
                 "Use another dataset, or raise PATINA_MAX_DATASET_IMAGES on the server.",
             )
     return urls_out(known.id, offered)

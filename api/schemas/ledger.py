@@ -88,7 +88,7 @@ class TallyOut(Answer):
     pending: int
     images: int
     warnings: list[DoubtOut]
-    """Freezing refuses while there are any, unless told to go on."""
+    """Freezing refuses while there are any, unless told to go on; none while files are still being read."""
 
 
 def ledger_row(entry: Entry, tokenizer: Path, buckets: Sequence[Bucket] | None) -> LedgerRow:

@@ -36,13 +36,14 @@ class Filled:
         if self.bytes + size_bytes > self.limits.bytes:
             return PatinaError(
                 FailureCode.TOO_LARGE,
-                f"{filename} would take the dataset over {self.limits.bytes} bytes; it has {self.bytes}.",
+                f"{filename} would take the dataset over {self.limits.bytes} bytes (PATINA_MAX_DATASET_BYTES);"
+                f" it has {self.bytes}.",
                 "Use another dataset, or raise PATINA_MAX_DATASET_BYTES on the server.",
             )
         if is_image and self.images >= self.limits.images:
             return PatinaError(
                 FailureCode.TOO_LARGE,
-                f"{filename} would take the dataset over {self.limits.images} images.",
+                f"{filename} would take the dataset over {self.limits.images} images (PATINA_MAX_DATASET_IMAGES).",
                 "Use another dataset, or raise PATINA_MAX_DATASET_IMAGES on the server.",
             )
         self.bytes += size_bytes

@@ -127,6 +127,15 @@ class TestRows:
 
 
 class TestDoubts:
+    def test_nothing_is_doubtful_while_it_is_being_read(self, client: TestClient, make: Any) -> None:
+        client.post("/api/v1/datasets", json={"name": "style"})
+        upload(client, "style", *[(name, b"x") for name in ("0.png", "1.png", "0.txt")])
+        make.read_uploads()
+        upload(client, "style", ("1.txt", b"y"))
+        assert client.get(f"{HERE}/ledger/summary").json()["warnings"] == []
+        make.read_uploads()
+        assert client.get(f"{HERE}/ledger/summary").json()["warnings"] == []
+
     @pytest.mark.parametrize(
         ("names", "said"),
         [

@@ -362,7 +362,9 @@ class TestLimitsOfADataset:
         assert (over.status_code, "PATINA_MAX_DATASET_BYTES" in over.json()["hint"]) == (413, True)
         refused = client.post("/api/v1/datasets/style/files", files=[("files", ("b.png", b"x" * 101))])
         assert refused.status_code == 413
-        assert [row["fate"] for row in ledger(client)] == ["pending", "rejected", "rejected"]
+        rows = ledger(client)
+        assert [row["fate"] for row in rows] == ["pending", "rejected", "rejected"]
+        assert all("(PATINA_MAX_DATASET_BYTES)" in row["reason"] for row in rows[1:])
 
     def test_images_are_counted_one_by_one(self, limited: Callable[..., TestClient]) -> None:
         client = limited(max_dataset_images=2)
@@ -370,6 +372,14 @@ class TestLimitsOfADataset:
         answer = client.post("/api/v1/datasets/style/files", files=files).json()
         assert [file["accepted"] for file in answer["files"]] == [True, True, False, True]
         assert "PATINA_MAX_DATASET_IMAGES" in answer["files"][2]["problem"]["hint"]
+        assert ledger(client)[2]["reason"] == "2.png would take the dataset over 2 images (PATINA_MAX_DATASET_IMAGES)."
+
+    def test_a_file_that_is_too_large_is_named_with_the_setting(self, limited: Callable[..., TestClient]) -> None:
+        client = limited(max_file_bytes=10)
+        assert begin(client, length=11).status_code == 413
+        client.post("/api/v1/datasets/style/files", files=[("files", ("a.png", b"x" * 11))])
+        for row in ledger(client):
+            assert row["reason"] == f"{row['name']} is over 10 bytes (PATINA_MAX_FILE_BYTES)."
         assert begin(client).status_code == 413
 
     def test_a_disk_without_room_refuses_files_of_one_request_too(

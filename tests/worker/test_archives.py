@@ -91,6 +91,12 @@ class TestRefusals:
         found = list(members(zipped(*files, compression=zipfile.ZIP_STORED), Limits(total_bytes=2 * 1024**2)))
         assert [m.refused is None for m in found] == [True, True, False, False]
 
+    @pytest.mark.parametrize(("most_bytes", "said"), [(500, "500 bytes"), (1536, "1.5 KB"), (4 * 1024**2, "4 MB")])
+    def test_a_limit_is_told_in_a_unit_that_it_fills(self, most_bytes: int, said: str) -> None:
+        archive = zipped(*((f"{n}", bytes(400 * 1024)) for n in range(20)), compression=zipfile.ZIP_STORED)
+        (*_, last) = members(archive, Limits(total_bytes=most_bytes))
+        assert last.refused == f"the upload unpacks to more than {said} (PATINA_ARCHIVE_TOTAL_BYTES)"
+
     def test_sizes_the_headers_lie_about_are_not_believed(self) -> None:
         data = zipped(("liar", bytes(3 * 1024**2))).getvalue()
         small = data.replace((3 * 1024**2).to_bytes(4, "little"), (10).to_bytes(4, "little"))
