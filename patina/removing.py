@@ -1,10 +1,12 @@
 """Asks before something is removed that other things came of, and has the server do what was answered.
 
-The words are contracts/removal.py's, as the server sends them. Knows nothing about which commands there are.
+The meanings are contracts/removal.py's, as the server sends them; what is to be said is this command line's own.
+Knows nothing about which commands there are.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,7 +14,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group
 
-from contracts.removal import Offspring
+from contracts.failures import FieldError, InvalidInput, PatinaError
+from contracts.removal import HasOffspring, Offspring
 from patina.client import Client
 from patina.output import facts, give, notes, rows, short
 
@@ -22,6 +25,8 @@ Remove = Annotated[
     str | None,
     typer.Option("--remove", metavar="KINDS", help="What came of it goes with it, such as versions,runs,weights."),
 ]
+
+_QUERY = re.compile(r"\b(keep=history|remove=([a-z,]+))")
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,20 @@ def remove(client: Client, path: str, what: str, said: Said, headers: Mapping[st
 
     Raises:
         PatinaError: HAS_OFFSPRING: there is a choice to make, and nobody was to be asked.
+        InvalidInput: what was said cannot be chosen here.
     """
+    try:
+        _remove(client, path, what, said, headers)
+    except (HasOffspring, InvalidInput) as refused:
+        raise _in_options(refused) from None
+
+
+def _remove(client: Client, path: str, what: str, said: Said, headers: Mapping[str, str] | None) -> None:
     chosen = {"keep": "history"} if said.keep_history else {}
     chosen |= {} if said.remove is None else {"remove": said.remove}
     sent = dict(headers or {})
     look = client.request("DELETE", path, params={"dry_run": "true", **chosen}, headers=sent).json()
-    if look["choices"] and (chosen or not said.yes):
+    if look["choices"]:
         notes.print(_came_of_it(what, Offspring.model_validate(look["offspring"])))
     if not said.yes:
         chosen = _asked(what, look["choices"], chosen)
@@ -63,10 +76,26 @@ def _asked(what: str, choices: Mapping[str, str], chosen: Mapping[str, str]) -> 
         typer.confirm(f"Remove {what}: {choices.get(given, given)}?", abort=True, err=True)
         return dict(chosen)
     for query, meaning in choices.items():
-        if typer.confirm(f"{query}: {meaning}. Do this?", err=True):
+        if typer.confirm(f"{_options(query)}: {meaning}. Do this?", err=True):
             name, _, value = query.partition("=")
             return {name: value}
     raise typer.Abort
+
+
+def _in_options(refused: HasOffspring | InvalidInput) -> PatinaError:
+    """What the server refused, with the options of this command for the parameters of a query."""
+    if isinstance(refused, HasOffspring):
+        choices = {_options(query): meaning for query, meaning in refused.choices.items()}
+        return HasOffspring(refused.offspring, choices, refused.message, _options(refused.hint))
+    fields = [
+        FieldError(pointer=field.pointer.replace("/query/", "/"), message=_options(field.message))
+        for field in refused.errors
+    ]
+    return InvalidInput(fields, refused.message, _options(refused.hint))
+
+
+def _options(words: str) -> str:
+    return _QUERY.sub(lambda found: f"--remove {found[2]}" if found[2] else "--keep-history", words)
 
 
 def _came_of_it(what: str, offspring: Offspring) -> Group:

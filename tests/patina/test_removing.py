@@ -1,4 +1,4 @@
-"""`patina runs rm` and `patina weights rm` against the real application, without a socket."""
+"""`patina datasets|runs|weights rm` against the real application, without a socket."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             sent = web.request(request.method, str(request.url), content=request.read(), headers=dict(request.headers))
             return httpx.Response(sent.status_code, headers=dict(sent.headers), content=sent.content)
 
-        for commands in ("runs", "weights"):
+        for commands in ("runs", "weights", "dataset_removal"):
             monkeypatch.setattr(
                 f"patina.commands.{commands}.connect",
                 lambda: Client("http://localhost", transport=httpx.MockTransport(forward)),
@@ -108,6 +108,30 @@ class TestRuns:
             assert "ours@1" in shown
             assert "its weights go with it" in shown
             assert len(answer(capfd, "weights", "ls")["items"]) == left
+
+
+class TestDatasets:
+    def test_a_refusal_names_the_options_and_lists_what_came_of_it(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert main(["datasets", "rm", "style", "--yes"]) == 1
+        said = " ".join(capfd.readouterr().err.replace("│", " ").split())
+        for option in ("`--keep-history` (", "`--remove versions,runs,weights` ("):
+            assert option in said
+        assert "style@1" in said
+        assert "ours@1" in said
+        assert "keep=history" not in said
+
+    def test_what_cannot_be_chosen_names_the_options(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert main(["datasets", "rm", "style", "--yes", "--remove", "runs"]) == 1
+        said = " ".join(capfd.readouterr().err.replace("│", " ").split())
+        assert "/remove say --keep-history or --remove versions,runs,weights" in said
+
+    def test_the_question_names_the_options(
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO("n\nn\n"))
+        assert main(["datasets", "rm", "style"]) != 0
+        said = " ".join(capfd.readouterr().err.split())
+        assert "--keep-history: runs and weights stay" in said
 
 
 class TestWeights:
