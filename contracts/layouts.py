@@ -36,6 +36,8 @@ _SPLITS = {
     **dict.fromkeys(("train", "training"), Split.TRAIN),
     **dict.fromkeys(("held_out", "validation", "valid", "val", "test"), Split.HELD_OUT),
 }
+_TABLE_SHARD = re.compile(r"^([a-z_]+)(-\d+-of-\d+)?\.parquet:\d+$")
+"""The folder a table's row lies in, by its name; the Hugging Face hub calls tables test-00000-of-00002.parquet."""
 _KOHYA_FOLDER = re.compile(r"^(\d{1,4})_(.*\S.*)$")
 
 
@@ -107,6 +109,18 @@ def concept_folder(filename: str) -> ConceptFolder | None:
 def split_named(value: object) -> Split | None:
     """The split a metadata column says, in our words or Hugging Face's; None for anything else."""
     return _SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def held_out_by_path(filename: str) -> bool:
+    """Whether a picture is offered as one to measure on: under ``test/``, ``validation/``, …, or from such a table.
+
+    Of folders the outermost counts, in an archive its own; where a split is said in so many words, that is stronger.
+    """
+    folders = [folder.strip().lower() for folder in filename.split("/")[:-1]]
+    if not folders:
+        return False
+    shard = _TABLE_SHARD.match(folders[-1])
+    return Split.HELD_OUT in (split_named(folders[0]), split_named(shard[1] if shard else None))
 
 
 def text_column(columns: Iterable[str]) -> str | None:

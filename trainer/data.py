@@ -27,11 +27,11 @@ from contracts.dataset import (
     version_digest,
 )
 from contracts.failures import FailureCode, PatinaError
+from contracts.layouts import held_out_by_path
 from trainer.images import DAMAGED, IdentityMemory
 
 PARQUET = "data.parquet"
 METADATA = "metadata.jsonl"
-HELD_OUT_FOLDERS = ("held_out", "validation", "test")
 SHOWN = 10
 """Problems listed in one message."""
 
@@ -211,7 +211,7 @@ def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, problems: l
             split = Split(entry["split"])
         except ValueError:
             problems.append(f"{name} has split {entry['split']!r}; it is train or held_out")
-    elif path.relative_to(folder).parts[0] in HELD_OUT_FOLDERS:
+    elif held_out_by_path(name):
         split = Split.HELD_OUT
     repeats = entry.get("repeats", 1)
     if not isinstance(repeats, int) or repeats < 1:

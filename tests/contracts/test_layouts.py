@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from contracts.dataset import Split
-from contracts.layouts import FileKind, concept_folder, kind_of, masked_stem, split_named, text_column, why_not
+from contracts.layouts import (
+    FileKind,
+    concept_folder,
+    held_out_by_path,
+    kind_of,
+    masked_stem,
+    split_named,
+    text_column,
+    why_not,
+)
 
 
 class TestKindOf:
@@ -81,3 +90,37 @@ class TestSplitNamed:
     )
     def test_is_ours_or_hugging_faces(self, said: object, split: Split | None) -> None:
         assert split_named(said) == split
+
+
+class TestHeldOutByPath:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "test/1.png",
+            "held_out/cats/1.png",
+            "Validation/1.png",
+            "val/10_sks dog/1.png",
+            "test/0000.parquet:3/1.png",
+            "test.parquet:3/image",
+            "data/validation-00000-of-00002.parquet:17/1.png",
+        ],
+    )
+    def test_is_what_lies_in_a_folder_or_table_to_measure_on(self, name: str) -> None:
+        assert held_out_by_path(name)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "1.png",
+            "test",
+            "test.png",
+            "train/1.png",
+            "cats/test/1.png",
+            "testing ground/1.png",
+            "data/train-00000-of-00002.parquet:17/test.png",
+            "test-v3.parquet:1/1.png",
+            "https://example.org/test/1.png",
+        ],
+    )
+    def test_is_nothing_else(self, name: str) -> None:
+        assert not held_out_by_path(name)

@@ -107,6 +107,16 @@ class TestReadDataset:
         again = read_dataset(tmp_path, memory)
         assert [(row.image, row.split) for row in again.rows] == [(row.image, row.split) for row in first.rows]
 
+    def test_holds_out_what_lies_in_a_folder_to_measure_on_unless_its_metadata_says_otherwise(
+        self, tmp_path: Path, memory: IdentityMemory
+    ) -> None:
+        for number, name in enumerate(("train/a", "valid/b", "Test/c", "Test/d", "cats/test/e")):
+            (tmp_path / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"{name}.png").write_bytes(picture((number, 0, 0)))
+        (tmp_path / "Test" / "metadata.jsonl").write_text('{"file_name": "d.png", "text": "d", "split": "train"}')
+        found = read_dataset(tmp_path, memory)
+        assert {row.source_name for row in found.rows if row.split is Split.HELD_OUT} == {"valid/b.png", "Test/c.png"}
+
     def test_a_folder_and_the_version_frozen_from_its_upload_are_the_same_data_set(
         self, tmp_path: Path, memory: IdentityMemory
     ) -> None:
