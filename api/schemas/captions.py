@@ -91,7 +91,7 @@ class ImageOut(Answer):
     """The file the caption came from, or ``edit``."""
     removed: bool
     split: Split | None
-    """The split somebody or its metadata chose for it; null leaves it to its content hash."""
+    """The split somebody, its metadata or its path chose for it; null leaves it to its content hash."""
 
 
 class ImagesOut(Answer):

@@ -27,7 +27,7 @@ from catalog.datasets.wording import take_concept, take_text, words
 from catalog.job_requests import FILLING, unfinished
 from contracts.dataset import Fate, Split
 from contracts.ingest import IngestStatus
-from contracts.layouts import FileKind, kind_of, masked_stem
+from contracts.layouts import FileKind, held_out_by_path, kind_of, masked_stem
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,11 @@ def record_image(
         return
     _take_image(row, decoded)
     take_concept(row)
+    path_split = Split.HELD_OUT if held_out_by_path(row.filename) else None
+    if path_split:
+        row.note = "; ".join(filter(None, (row.note, "by its path to be held out")))
     if first is not None:
+        first.path_split = path_split or first.path_split  # also under test/, it is there to measure on
         gone = "" if first.removed_at is None else ", which was taken out of the dataset; put that one back to use it"
         row.fate, row.reason = Fate.DUPLICATE, f"the same picture as {first.source_name}{gone}"
     else:
@@ -138,6 +142,7 @@ def record_image(
                 height=decoded.height,
                 likeness=decoded.likeness,
                 source_name=row.filename,
+                path_split=path_split,
             )
         )
     session.flush()

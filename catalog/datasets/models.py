@@ -137,6 +137,8 @@ class DatasetImage(Base):
     repeats: Mapped[int] = mapped_column(default=1)
     split: Mapped[str | None]
     """The split the uploaded files put it in."""
+    path_split: Mapped[str | None]
+    """The split that the path of any of its picture files puts it in, where nothing says more."""
     mask: Mapped[str | None]
     """Identity of the mask offered beside it."""
     mask_key: Mapped[str | None]
@@ -158,8 +160,8 @@ class DatasetImage(Base):
 
     @property
     def current_split(self) -> Split | None:
-        """The split it is marked with: a person's word before the files'."""
-        marked = self.split_mark or self.split
+        """The split it is marked with: a person's word before what the files say, and that before where they lie."""
+        marked = self.split_mark or self.split or self.path_split
         return None if marked is None else Split(marked)
 
 

@@ -132,6 +132,19 @@ def test_marked_splits_concepts_without_caption_and_bare_images_come_back(
     assert (again["digest"], again["held_out_images"]) == (first["digest"], first["held_out_images"])
 
 
+def test_what_its_folder_holds_out_is_held_out_of_every_copy(web: TestClient, station: Station) -> None:
+    files = {f"{folder}/{n}.png": picture(n) for n, folder in enumerate(("train", "train", "train", "test", "test"))}
+    files["test/metadata.jsonl"] = b'{"file_name": "3.png", "text": "a cat"}'
+    filled(web, station, "one", files)
+    first = web.post(f"{API}/one/versions", json={"held_out_share": 0, "accept_warnings": True}).json()
+    assert (first["train_images"], first["held_out_images"]) == (3, 2)
+    for name, form in {"two": "imagefolder.zip", "three": "parquet"}.items():
+        taken = web.get(f"{API}/one/versions/1/{form}").content
+        filled(web, station, name, {f"test.{form.rpartition('.')[2]}": taken})
+        again = web.post(f"{API}/{name}/versions", json={"held_out_share": 0, "accept_warnings": True}).json()
+        assert again["digest"] == first["digest"]
+
+
 def test_two_versions_differ_in_what_was_changed_between_them(web: TestClient, station: Station) -> None:
     files = {f"{n}.png": picture(n) for n in range(4)} | {f"{n}.txt": b"a cat" for n in range(4)}
     filled(web, station, "one", files)

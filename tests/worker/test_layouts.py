@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,10 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from catalog.datasets import editing
 from catalog.datasets import parquet as version_parquet
 from catalog.datasets import service as datasets
-from contracts.dataset import VersionRow
+from contracts.dataset import Split, VersionRow, version_digest
 from tests.worker.conftest import OWNER, captions, fates, picture, upload, zipped
+from trainer.data import read_dataset
+from trainer.images import IdentityMemory
 from worker import light
 from worker.decode import Decoded, Decoder
 from worker.doorbell import Shift
@@ -43,9 +47,9 @@ def take(station: Station, decoder: Decoder) -> Take:
     return uploaded
 
 
-def frozen(station: Station, dataset: str) -> dict[str, VersionRow]:
+def frozen(station: Station, dataset: str, **wanted: Any) -> dict[str, VersionRow]:
     with station.database.session() as session:
-        version = datasets.freeze(session, OWNER, dataset).version
+        version = datasets.freeze(session, OWNER, dataset, **wanted).version
         contents = datasets.version_contents(session, OWNER, version.id)
         return {entry.row.source_name: entry.row for entry in contents}
 
@@ -97,6 +101,58 @@ class TestKohyaFolders:
             ("a dog", "sks dog", 10),
             ("cat", "cat", 2),
         ]
+
+
+SPLIT_FOLDERS = {
+    "train/1.png": picture(1),
+    "train/metadata.jsonl": b'{"file_name": "1.png", "text": "one"}',
+    "test/2.png": picture(2),
+    "test/3.png": picture(3),
+    "test/metadata.jsonl": b'{"file_name": "2.png", "text": "two"}\n'
+    b'{"file_name": "3.png", "text": "three", "split": "train"}',
+    "val/4.png": picture(4),
+    "val/4.txt": b"four",
+    "cats/test/5.png": picture(5),
+}
+
+
+class TestFoldersToMeasureOn:
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_are_held_out_by_server_and_trainer_alike(
+        self, station: Station, take: Take, packed: bool, tmp_path: Path
+    ) -> None:
+        dataset = take({"set.zip": zipped(SPLIT_FOLDERS)} if packed else SPLIT_FOLDERS)
+        rows = frozen(station, dataset, held_out_share=0)
+        assert {name for name, row in rows.items() if row.split is Split.HELD_OUT} == {"test/2.png", "val/4.png"}
+        assert "held out" in str(fates(station, dataset)["test/2.png"][1])
+        for name, data in SPLIT_FOLDERS.items():
+            (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "folder" / name).write_bytes(data)
+        read = read_dataset(tmp_path / "folder", IdentityMemory(tmp_path / "pictures.jsonl"))
+        assert version_digest(rows.values()) == read.digest
+
+    @pytest.mark.parametrize("first", ["train/a.png", "validation/a.png"])
+    def test_hold_a_picture_out_that_lies_elsewhere_as_well(self, station: Station, take: Take, first: str) -> None:
+        other = {"train/a.png": "validation/a.png"}.get(first, "train/a.png")
+        take({first: picture(1), "b.png": picture(2)})
+        rows = frozen(station, take({other: picture(1)}), held_out_share=0)
+        assert {name: row.split for name, row in rows.items()} == {first: Split.HELD_OUT, "b.png": Split.TRAIN}
+
+    def test_are_weaker_than_what_a_person_chose(self, station: Station, take: Take) -> None:
+        dataset = take({"test/a.png": picture(1), "b.png": picture(2)})
+        with station.database.session() as session:
+            image = next(one.image for one in frozen(station, dataset).values() if one.source_name == "test/a.png")
+            editing.mark_image(session, OWNER, dataset, image, Split.TRAIN, None)
+        assert {row.split for row in frozen(station, dataset, held_out_share=0).values()} == {Split.TRAIN}
+
+    def test_may_be_tables_as_the_hub_names_them(self, station: Station, take: Take) -> None:
+        tables = {
+            f"data/{part}-00000-of-00001.parquet": table([{"image": {"bytes": picture(seed), "path": None}, **told}])
+            for seed, (part, told) in enumerate({"train": {}, "test": {}, "validation": {"split": "train"}}.items())
+        }
+        rows = frozen(station, take(tables), held_out_share=0)
+        held_out = [name for name, row in rows.items() if row.split is Split.HELD_OUT]
+        assert held_out == ["data/test-00000-of-00001.parquet:1/image"]
 
 
 class TestMasks:
