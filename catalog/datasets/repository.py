@@ -122,14 +122,6 @@ def children(session: Session, owner: str, parent_id: int) -> Sequence[DatasetFi
     return session.scalars(query.order_by(DatasetFile.child_index)).all()
 
 
-def files_of_kind(session: Session, owner: str, dataset_id: str, kind: str) -> Sequence[DatasetFile]:
-    """Ledger rows of one kind, oldest first."""
-    query = select(DatasetFile).where(
-        DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id, DatasetFile.kind == kind
-    )
-    return session.scalars(query.order_by(DatasetFile.id)).all()
-
-
 def forget_blobs(session: Session, owner: str, dataset_id: str, reason: str) -> list[str]:
     """Of files rejected for this reason, the keys of the blobs they came as; the rows no longer name them."""
     mine = (
@@ -177,14 +169,13 @@ def images_after(
     return session.scalars(_images(owner, dataset_id, removed).where(DatasetImage.image > after).limit(limit)).all()
 
 
-def reject_removed(session: Session, owner: str, dataset_id: str, reason: str, image: str | None = None) -> None:
-    """The files of images that were taken out, or of this one of them, are used no more."""
-    gone = _images(owner, dataset_id, removed=True).with_only_columns(DatasetImage.image).order_by(None)
+def reject_removed(session: Session, owner: str, dataset_id: str, image: str, reason: str) -> None:
+    """The files of an image that was taken out are used no more."""
     mine = update(DatasetFile).where(
         DatasetFile.owner == owner,
         DatasetFile.dataset_id == dataset_id,
         DatasetFile.fate == Fate.USED,
-        DatasetFile.image.in_(gone) if image is None else DatasetFile.image == image,
+        DatasetFile.image == image,
     )
     session.execute(mine.values(fate=Fate.REJECTED, reason=reason), execution_options={"synchronize_session": "fetch"})
 

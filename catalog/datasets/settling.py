@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from catalog.datasets import captions, repository
 from catalog.datasets.captions import Chosen, Naming, Pairing
+from catalog.datasets.gathered import KINDS, FileLine, ImageLine, gather, write_back
 from catalog.datasets.likeness import nearest, nearest_of
 from catalog.datasets.masks import Masked, MaskFile, match_masks
-from catalog.datasets.models import Dataset, DatasetFile, DatasetImage
+from catalog.datasets.models import Dataset
 from catalog.datasets.wording import says_something
 from contracts.dataset import Fate
 from contracts.layouts import KOHYA_METADATA_EXTENSION, FileKind, concept_folder
@@ -34,7 +35,8 @@ T = TypeVar("T")
 def settle(session: Session, owner: str, dataset_id: str) -> None:
     """Pair captions, masks and images anew from the ledger."""
     dataset = repository.lock(session, owner, dataset_id)
-    rows = {kind: repository.files_of_kind(session, owner, dataset_id, kind) for kind in FileKind}
+    all_of_it = gather(session, owner, dataset_id)
+    images, rows = all_of_it.images, {kind: [row for row in all_of_it.files if row.kind == kind] for kind in KINDS}
     shown, written = rows[FileKind.IMAGE], rows[FileKind.CAPTION]
     parents = {row.id: row for kind in TELLING for row in rows[kind]}
     pairing = captions.pair(
@@ -44,15 +46,16 @@ def settle(session: Session, owner: str, dataset_id: str) -> None:
     for row in written:
         if row.id in pairing.fates:
             row.fate, row.reason, row.image = pairing.fates[row.id]
-    images = {image.image: image for image in repository.images(session, owner, dataset_id)}
     _settle_images(images, shown, {row.id: row for row in written}, pairing)
     _settle_duplicates(images, shown)
     _settle_masks(images, shown, rows[FileKind.MASK])
     looks_like = nearest({image.image: image.likeness for image in images.values() if image.likeness})
     for image in images.values():
         image.near_image = looks_like.get(image.image)
-    session.flush()
-    repository.reject_removed(session, owner, dataset_id, REMOVED)
+    for row in all_of_it.files:
+        if row.fate == Fate.USED and row.image in all_of_it.removed:
+            row.fate, row.reason = Fate.REJECTED, REMOVED
+    write_back(session, all_of_it)
     if dataset is not None:
         dataset.captions_revision += 1
 
@@ -60,7 +63,7 @@ def settle(session: Session, owner: str, dataset_id: str) -> None:
 def settle_removal(session: Session, dataset: Dataset, image: str) -> None:
     """One image was just taken out: what ``settle`` would change for that, and no more work than it takes."""
     session.flush()
-    repository.reject_removed(session, dataset.owner, dataset.id, REMOVED, image)
+    repository.reject_removed(session, dataset.owner, dataset.id, image, REMOVED)
     alone = repository.images_looking_like(session, dataset.owner, dataset.id, image)
     if alone:
         hashes = repository.likenesses(session, dataset.owner, dataset.id)
@@ -72,9 +75,9 @@ def settle_removal(session: Session, dataset: Dataset, image: str) -> None:
 
 
 def _settle_images(
-    images: dict[str, DatasetImage],
-    shown: Sequence[DatasetFile],
-    written: dict[int, DatasetFile],
+    images: dict[str, ImageLine],
+    shown: Sequence[FileLine],
+    written: dict[int, FileLine],
     pairing: Pairing,
 ) -> None:
     for row in shown:
@@ -92,7 +95,7 @@ def _settle_images(
         row.reason = "; ".join(said for said in (row.note, None if chosen else NO_CAPTION) if said) or None
 
 
-def _settle_duplicates(images: dict[str, DatasetImage], shown: Sequence[DatasetFile]) -> None:
+def _settle_duplicates(images: dict[str, ImageLine], shown: Sequence[FileLine]) -> None:
     """A picture in two of kohya's folders counts as the first says; the other one's word is not dropped unsaid."""
     for row in shown:
         image = images.get(row.image or "")
@@ -112,15 +115,13 @@ def _last(values: Iterable[T | None]) -> T | None:
     return found
 
 
-def _of_folder(row: DatasetFile) -> Chosen | None:
+def _of_folder(row: FileLine) -> Chosen | None:
     """An image without a caption of its own is called by its folder's words, as kohya's trainer does."""
     folder = concept_folder(row.filename)
     return Chosen(row.concept, f"{folder.name}/", row.id) if folder and row.concept else None
 
 
-def _settle_masks(
-    images: dict[str, DatasetImage], shown: Sequence[DatasetFile], offered: Sequence[DatasetFile]
-) -> None:
+def _settle_masks(images: dict[str, ImageLine], shown: Sequence[FileLine], offered: Sequence[FileLine]) -> None:
     rows = {row.id: row for row in offered if row.image and row.blob_key}
     found = match_masks(
         [Masked(row.parent_id or 0, row.filename, row.image, _size(row)) for row in shown if row.image],
@@ -134,11 +135,11 @@ def _settle_masks(
         image.mask, image.mask_key = (mask.image, mask.blob_key) if mask else (None, None)
 
 
-def _size(row: DatasetFile) -> tuple[int, int]:
+def _size(row: FileLine) -> tuple[int, int]:
     return row.width or 0, row.height or 0
 
 
-def _caption_file(row: DatasetFile, parents: dict[int, DatasetFile]) -> captions.CaptionFile:
+def _caption_file(row: FileLine, parents: dict[int, FileLine]) -> captions.CaptionFile:
     """The files a metadata file names lie where it lies, those a table names inside it; an address names itself."""
     parent = parents.get(row.parent_id or 0)
     target, text = row.target or "", row.caption

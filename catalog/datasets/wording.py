@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from catalog.datasets.captions import visible
+from catalog.datasets.gathered import FileLine
 from catalog.datasets.models import DatasetFile
 from contracts.captions import MAX_CAPTION_CHARACTERS, clean_caption
 from contracts.dataset import Fate, Split
@@ -42,7 +43,7 @@ def take_text(row: DatasetFile, text: str, told: Told | None = None) -> None:
         row.fate, row.reason = Fate.REJECTED, "the caption is empty"
 
 
-def says_something(row: DatasetFile) -> bool:
+def says_something(row: DatasetFile | FileLine) -> bool:
     """Whether a caption row has a caption or tells anything else of its image."""
     return any(said is not None for said in (row.caption, row.concept, row.repeats, row.split))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from catalog.datasets import editing, ingest
 from catalog.datasets import service as datasets
@@ -64,6 +66,10 @@ def _mask(picture: DecodedImage) -> Callable[[Any, Claim, int], None]:
 
 def _caption(text: str) -> Callable[[Any, Claim, int], None]:
     return lambda session, claim, file_id: ingest.record_caption(session, claim, file_id, text)
+
+
+def _note_statement(written: list[str], _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    written.append(statement)
 
 
 class TestKohyaFolders:
@@ -231,6 +237,35 @@ class TestNotes:
             "x.png": "no 'ab'",
             "u.parquet": "captions from 'ab'",
         }
+
+
+class TestWriting:
+    def test_of_what_is_settled_already_touches_no_file_and_no_image(
+        self, one_pass: Pass, database: Database, owner: str, decoded: Decode
+    ) -> None:
+        one_pass.over({"a.png": _image(decoded("a")), "a.txt": _caption("a"), "b.png": _image(decoded("b"))})
+        with database.session() as session:
+            editing.remove_image(session, owner, one_pass.dataset_id, decoded("a").identity, None)
+        written: list[str] = []
+        note = partial(_note_statement, written)
+        event.listen(database.engine, "before_cursor_execute", note)
+        try:
+            with database.session() as session:
+                settle(session, owner, one_pass.dataset_id)
+        finally:
+            event.remove(database.engine, "before_cursor_execute", note)
+        assert [line.split()[1] for line in written if line.startswith("UPDATE")] == ["datasets"]
+
+    def test_is_seen_in_rows_that_were_loaded_before(
+        self, one_pass: Pass, database: Database, owner: str, decoded: Decode
+    ) -> None:
+        one_pass.over({"a.png": _image(decoded("a"))})
+        with database.session() as session:
+            (row,) = datasets.ledger(session, owner, one_pass.dataset_id)
+            caption = datasets.offer_upload(session, owner, one_pass.dataset_id, "a.txt", "u/x", 9)
+            caption.target, caption.caption, caption.fate = "a", "a cat", Fate.USED
+            settle(session, owner, one_pass.dataset_id)
+            assert (row.caption, row.reason, caption.image) == ("a cat", None, decoded("a").identity)
 
 
 class TestRemoval:
