@@ -1,8 +1,9 @@
 """Sends files to a dataset so that it can be broken off and run again: nothing twice, nothing lost.
 
 What the dataset has been sent before, by name and content, is left out; small files go together, large ones by tus in
-chunks that are checked one by one, several connections at once. Where an earlier attempt stopped is known to the
-server alone, so that nothing has to be remembered here. Knows nothing about terminals.
+chunks that are checked one by one, several connections at once. A request that the server finds too large is halved.
+Where an earlier attempt stopped is known to the server alone, so that nothing has to be remembered here. Knows nothing
+about terminals.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ OF_ONE_FILE = frozenset(
 
 ASKED_ABOUT = (FailureCode.SERVER_UNREACHABLE, FailureCode.CONFLICT, FailureCode.CHECKSUM_MISMATCH)
 """Failures of a chunk after which the server is asked how far it is."""
+
+LIMITS_OF_A_REQUEST = ("PATINA_MAX_UPLOAD_FILES", "PATINA_MAX_UPLOAD_BYTES")
+"""Settings a refusal names when it was the request that was too large, and none of its files."""
 
 
 @dataclass(frozen=True)
@@ -130,20 +134,35 @@ class _Gate:
         self.begun = begun
         self.advance = advance
         self.closed = threading.Event()
+        self.too_much: list[tuple[int, int]] = []
+        """Files and bytes of the requests the server would not take: none that is as large in both is tried again."""
 
     def send_together(self, portion: list[tuple[str, Path]]) -> list[Json]:
-        """Small files in one request; those refused."""
+        """Small files in one request, or in as many as the server wants; those refused."""
         if self.closed.is_set():
             return []
+        count, size_bytes = len(portion), sum(path.stat().st_size for _, path in portion)
+        if count > 1 and any(count >= files and size_bytes >= most_bytes for files, most_bytes in self.too_much):
+            return self._send_halves(portion)
         try:
             answer = self.client.upload(self.dataset_id, portion)
             refused = [file for file in answer["files"] if not file["accepted"]]
         except PatinaError as error:
+            if _is_of_the_request(error):
+                self.too_much.append((count, size_bytes))
+                return self._send_halves(portion)
             if error.code not in OF_ONE_FILE:
                 raise
             refused = [_refusal(name, path, _problem_of(error, i)) for i, (name, path) in enumerate(portion)]
-        self.advance(sum(path.stat().st_size for _, path in portion))
+        self.advance(size_bytes)
         return refused
+
+    def _send_halves(self, portion: list[tuple[str, Path]]) -> list[Json]:
+        """What is too much for one request in two; a single file goes in chunks, which no such limit is about."""
+        if len(portion) == 1:
+            return self.send_large(_hash(portion[0]))
+        middle = len(portion) // 2
+        return self.send_together(portion[:middle]) + self.send_together(portion[middle:])
 
     def send_large(self, file: Hashed) -> list[Json]:
         """One file by tus, from where an earlier attempt stopped; itself when it is refused."""
@@ -217,6 +236,10 @@ def _hash(file: tuple[str, Path]) -> Hashed:
 def _refusal(name: str, path: Path, problem: PatinaError) -> Json:
     words = {"code": str(problem.code), "message": problem.message, "hint": problem.hint}
     return {"name": name, "bytes": path.stat().st_size, "accepted": False, "problem": words}
+
+
+def _is_of_the_request(error: PatinaError) -> bool:
+    return error.code is FailureCode.TOO_LARGE and any(name in error.message for name in LIMITS_OF_A_REQUEST)
 
 
 def _problem_of(error: PatinaError, index: int) -> PatinaError:

@@ -138,6 +138,53 @@ class TestSend:
         assert [file["name"] for file in again.refused] == ["no.zip"]
         assert arrived(server, dataset).total() == 6
 
+    @pytest.mark.parametrize(
+        "limits",
+        [{"PATINA_MAX_UPLOAD_FILES": "1"}, {"PATINA_MAX_UPLOAD_FILES": "3"}, {"PATINA_MAX_UPLOAD_BYTES": "2700"}],
+    )
+    def test_a_server_that_takes_only_small_requests_gets_them(
+        self, tmp_path: Path, folder: Path, limits: dict[str, str]
+    ) -> None:
+        with serving(tmp_path / "home", **limits) as small:
+            with small.client() as client:
+                made: str = client.create_dataset("small")["id"]
+            sent, told = send(small, made, folder)
+            assert (sent.accepted, sent.refused, told) == (6, [], total(folder))
+            assert arrived(small, made) == wanted(folder)
+
+    def test_a_file_over_the_limit_of_files_is_refused_alone_and_names_the_setting(
+        self, tmp_path: Path, folder: Path
+    ) -> None:
+        with serving(tmp_path / "home", PATINA_MAX_UPLOAD_FILES="2", PATINA_MAX_FILE_BYTES="2500") as small:
+            with small.client() as client:
+                made: str = client.create_dataset("small")["id"]
+            sent, _ = send(small, made, folder)
+            assert sorted(file["name"] for file in sent.refused) == ["a.png", "big.png", "sub/huge.png"]
+            assert all("PATINA_MAX_FILE_BYTES" in file["problem"]["message"] for file in sent.refused)
+            with small.client() as client:
+                assert len(client.ledger(made)) == 6
+
+    def test_what_was_too_much_once_is_not_tried_again(self, tmp_path: Path) -> None:
+        tried: list[int] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.url.path.endswith("received-files"):
+                return httpx.Response(200, json={"received": [False] * 8})
+            if request.url.path.endswith("uploads"):
+                return httpx.Response(200, json=[])
+            tried.append(request.read().count(b"filename="))
+            if tried[-1] > 2:
+                words = {"code": "too_large", "detail": "over (PATINA_MAX_UPLOAD_FILES)", "hint": "no"}
+                return httpx.Response(413, json=words)
+            return httpx.Response(202, json={"files": []})
+
+        for n in range(8):
+            (tmp_path / f"{n}.png").write_bytes(b"x")
+        files = [(path.name, path) for path in sorted(tmp_path.iterdir())]
+        with Client("http://localhost", transport=httpx.MockTransport(answer)) as client:
+            sending.send(client, "ds_1", files, 1, lambda _: None)
+        assert tried == [8, 4, 2, 2, 2, 2]
+
     def test_when_nothing_at_all_is_taken_the_reason_is_the_failure(
         self, server: Server, dataset: str, tmp_path: Path
     ) -> None:
