@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from contracts.dataset import VersionRow
+
+TOLD = [name for name in VersionRow.model_fields if name not in ("image", "caption", "source_name")]
+"""Fields whose change is told as such: not what is compared by or told apart, nor the name of a file."""
+
+
+class Change(NamedTuple):
+    """A field of a row that is not what it was: split, repeats, concept or mask."""
+
+    what: str
+    before: str | int | None
+    after: str | int | None
 
 
 @dataclass(frozen=True)
@@ -28,9 +40,11 @@ def compare(older: Iterable[VersionRow], newer: Iterable[VersionRow]) -> Differe
         added=[row for image, row in after.items() if image not in before],
         removed=[row for image, row in before.items() if image not in after],
         recaptioned=[pair for pair in both if pair[0].caption != pair[1].caption],
-        altered=[pair for pair in both if pair[0].caption == pair[1].caption and _content(*pair)],
+        altered=[pair for pair in both if pair[0].caption == pair[1].caption and changes(*pair)],
     )
 
 
-def _content(one: VersionRow, other: VersionRow) -> bool:
-    return one.model_copy(update={"source_name": other.source_name}) != other
+def changes(older: VersionRow, newer: VersionRow) -> list[Change]:
+    """What of an image changed between two versions beside its caption."""
+    sides = [(what, getattr(older, what), getattr(newer, what)) for what in TOLD]
+    return [Change(what, before, after) for what, before, after in sides if before != after]

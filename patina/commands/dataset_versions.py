@@ -74,12 +74,21 @@ def _difference(found: Json) -> RenderableType:
     lines: list[tuple[Any, ...]] = [("added", one["name"], one["caption"]) for one in found["added"]]
     lines += [("removed", one["name"], one["caption"]) for one in found["removed"]]
     lines += [("caption", one["name"], f"{one['before']} → {one['after']}") for one in found["caption_changed"]]
-    lines += [("other", one["name"], one["caption"]) for one in found["otherwise_changed"]]
+    lines += [
+        (change["what"], one["name"], f"{_told(change, 'before')} → {_told(change, 'after')}")
+        for one in (*found["caption_changed"], *found["otherwise_changed"])
+        for change in one["changes"]
+    ]
     counts = {
         "added": len(found["added"]),
         "removed": len(found["removed"]),
         "caption changed": len(found["caption_changed"]),
         "otherwise changed": len(found["otherwise_changed"]),
     }
-    table = rows(("what", "image", "caption"), lines[:SHOWN_CHANGES], "The two have the same content.")
+    table = rows(("what", "image", "caption or change"), lines[:SHOWN_CHANGES], "The two have the same content.")
     return Group(table, facts(counts.items()))
+
+
+def _told(change: Json, side: str) -> str:
+    value = change[side]
+    return "none" if value is None else str(short(value) if change["what"] == "mask" else value)

@@ -147,6 +147,16 @@ class TestVersions:
         assert "a cat.txt → my cat" in capfd.readouterr().out
         assert run(capfd, "diff", "style", "1", "3") == "not_found"
 
+    def test_a_picture_that_changed_its_split_alone_is_told_with_both(self, capfd: pytest.CaptureFixture[str]) -> None:
+        run(capfd, "freeze", "style", "--held-out-share", "0")
+        run(capfd, "captions", "mark", "style", "dog.png", "held_out")
+        run(capfd, "freeze", "style", "--held-out-share", "0")
+        (changed,) = run(capfd, "diff", "style", "1", "2")["otherwise_changed"]
+        assert changed["changes"] == [{"what": "split", "before": "train", "after": "held_out"}]
+        assert main(["datasets", "diff", "style", "1", "2"]) == 0
+        shown = capfd.readouterr().out.splitlines()
+        assert ["split", "dog.png", "train", "→", "held_out"] in [line.split() for line in shown]
+
     def test_one_is_downloaded_whole_and_never_over_what_it_was_made_of(
         self, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
