@@ -122,7 +122,7 @@ def record_image(
     take_concept(row)
     path_split = Split.HELD_OUT if held_out_by_path(row.filename) else None
     if path_split:
-        row.note = "; ".join(filter(None, (row.note, "by its path to be held out")))
+        row.note = "; ".join(filter(None, (row.note, "its path says held out")))
     if first is not None:
         first.path_split = path_split or first.path_split  # also under test/, it is there to measure on
         gone = "" if first.removed_at is None else ", which was taken out of the dataset; put that one back to use it"
