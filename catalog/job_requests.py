@@ -1,4 +1,4 @@
-"""What is asked of a subject's jobs by whoever does not do them: whether there is one, to hurry, to stop.
+"""What is asked of a subject's jobs by whoever does not do them: to add one, whether there is one, to hurry, to stop.
 
 Knows nothing about leases and fences (catalog/jobs.py).
 """
@@ -6,15 +6,33 @@ Knows nothing about leases and fences (catalog/jobs.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from catalog.db import db_now
-from catalog.jobs import Job, JobState, Kind, returned
+from catalog.db import db_now, ring
+from catalog.jobs import Job, JobState, Kind, enqueue, returned
 
 FILLING = (Kind.INGEST, Kind.FETCH)
 """Kinds of jobs that bring files into a dataset, their subject."""
+
+
+def enqueue_once(
+    session: Session, owner: str, queue: str, kind: str, subject_id: str, priority: int = 0, pause_s: float = 0
+) -> None:
+    """Add a job unless one for the same subject waits unclaimed, which will then see what was written here."""
+    # The update locks the waiting row, so that it cannot be claimed before this transaction is visible.
+    waiting = update(Job).where(
+        Job.owner == owner, Job.kind == kind, Job.subject_id == subject_id, Job.state == JobState.QUEUED
+    )
+    while not returned(session, waiting.values(rung_at=db_now()).returning(Job.id)):
+        # Another transaction may add one at the same moment; the index waits for its end and lets one of the two.
+        with suppress(IntegrityError), session.begin_nested():
+            enqueue(session, owner, queue, kind, subject_id, priority, pause_s)
+            return
+    ring(session, queue)
 
 
 def unfinished(session: Session, owner: str, kinds: Sequence[str], subject_ids: Sequence[str]) -> set[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Index, exists, or_, select, true, update
+from sqlalchemy import ColumnElement, Index, exists, or_, select, text, true, update
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from catalog.db import Base, Row, db_now, ring
@@ -21,6 +21,9 @@ MAX_FAILURES = 3
 
 ALSO_RUNG = {"train": ("train", "generate"), "light": ("light",)}
 """Queues whose workers may have come in vain while a job of this queue held its device or its subject."""
+
+FRESH = text("state = 'queued' AND fence = 0")
+"""Nobody has claimed it yet: of a subject's jobs of a kind at most one; others that wait were given back."""
 
 
 class Queue(StrEnum):
@@ -59,6 +62,7 @@ class Job(Base):
         Index("ix_jobs_claim", "queue", "state", "priority", "id"),
         Index("ix_jobs_subject", "subject_id", "kind", "state"),
         Index("ix_jobs_sweep", "state", "lease_until"),
+        Index("ix_jobs_fresh", "owner", "kind", "subject_id", unique=True, sqlite_where=FRESH, postgresql_where=FRESH),
     )
 
     id: Mapped[int] = mapped_column(Row, primary_key=True)
@@ -121,7 +125,8 @@ def enqueue(
 ) -> Job:
     """Add a job and ring its queue after the commit; higher priorities go first, then older jobs.
 
-    For ``pause_s`` nobody may claim it, and nobody is rung for.
+    For ``pause_s`` nobody may claim it, and nobody is rung for. Where another may wait already, ``enqueue_once`` of
+    catalog/job_requests.py is what to call.
     """
     job = Job(owner=owner, queue=queue, kind=kind, subject_id=subject_id, priority=priority)
     if pause_s > 0:
@@ -131,17 +136,6 @@ def enqueue(
     session.add(job)
     session.flush()
     return job
-
-
-def enqueue_once(session: Session, owner: str, queue: str, kind: str, subject_id: str, priority: int = 0) -> None:
-    """Add a job unless one for the same subject waits unclaimed, which will then see what was written here."""
-    # The update locks the waiting row, so that it cannot be claimed before this transaction is visible.
-    waiting = update(Job).where(
-        Job.owner == owner, Job.kind == kind, Job.subject_id == subject_id, Job.state == JobState.QUEUED
-    )
-    if not returned(session, waiting.values(rung_at=db_now()).returning(Job.id)):
-        enqueue(session, owner, queue, kind, subject_id, priority)
-    ring(session, queue)
 
 
 def claim(

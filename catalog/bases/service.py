@@ -14,6 +14,7 @@ from catalog import jobs
 from catalog.bases import repository
 from catalog.bases.models import Base
 from catalog.db import SHARED_OWNER, add_unique, new_id
+from catalog.job_requests import enqueue_once
 from catalog.paging import DEFAULT_LIMIT, Page, page
 from contracts.base import BaseDescription
 from contracts.failures import FailureCode, PatinaError
@@ -48,7 +49,7 @@ def request_add(session: Session, name: str, source: str, licence: str | None) -
     base = _claim_name(session, name, source, licence, None)
     base.status = BaseStatus.ADDING
     session.flush()
-    jobs.enqueue_once(session, SHARED_OWNER, jobs.Queue.GENERATE, jobs.Kind.BASE_ADD, base.id)
+    enqueue_once(session, SHARED_OWNER, jobs.Queue.GENERATE, jobs.Kind.BASE_ADD, base.id)
     return base
 
 

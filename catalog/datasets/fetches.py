@@ -25,7 +25,7 @@ from catalog.datasets.models import DatasetFetch, DatasetFile
 from catalog.datasets.service import find_dataset
 from catalog.datasets.wording import take_text, words
 from catalog.db import db_now
-from catalog.job_requests import hasten, unfinished
+from catalog.job_requests import enqueue_once, hasten, unfinished
 from contracts.captions import clean_caption
 from contracts.dataset import Fate
 from contracts.failures import FailureCode, PatinaError
@@ -95,9 +95,9 @@ def offer(session: Session, owner: str, dataset: str, wanted: Sequence[Wanted]) 
     said = _take_captions(session, rows, new, wanted)
     session.flush()
     if waiting:
-        jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.FETCH, dataset_id)
+        enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.FETCH, dataset_id)
     elif said:
-        jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset_id)
+        enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset_id)
     return Offered(len(new), len(again), len(wanted) - len(waiting))
 
 
@@ -197,9 +197,9 @@ def pass_on(session: Session, claim: jobs.Claim) -> None:
     pause_s = session.scalar(left)
     jobs.finish(session, claim.job_id, claim.fence)
     if pause_s is not None and not unfinished(session, claim.owner, [jobs.Kind.FETCH], [claim.subject_id]):
-        jobs.enqueue(session, claim.owner, claim.queue, jobs.Kind.FETCH, claim.subject_id, pause_s=pause_s)
+        enqueue_once(session, claim.owner, claim.queue, jobs.Kind.FETCH, claim.subject_id, pause_s=pause_s)
     if pause_s is None or pause_s > 0 or _unread(session, claim) >= READ_AT_ONCE:
-        jobs.enqueue_once(session, claim.owner, claim.queue, jobs.Kind.INGEST, claim.subject_id)
+        enqueue_once(session, claim.owner, claim.queue, jobs.Kind.INGEST, claim.subject_id)
 
 
 def _open_row(session: Session, claim: jobs.Claim, file_id: int) -> DatasetFile | None:

@@ -16,8 +16,8 @@ from catalog.datasets import progress
 from catalog.datasets.models import DatasetFile, DatasetIngest
 from catalog.datasets.service import find_dataset
 from catalog.db import db_now
-from catalog.job_requests import FILLING
-from catalog.jobs import Job, JobState, Kind, Queue, enqueue_once
+from catalog.job_requests import FILLING, enqueue_once
+from catalog.jobs import Job, JobState, Kind, Queue
 from contracts.dataset import Fate
 from contracts.failures import FailureCode, PatinaError
 from contracts.ingest import IngestPhase, IngestStatus

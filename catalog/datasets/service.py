@@ -21,6 +21,7 @@ from catalog.datasets.models import Dataset, DatasetFile, DatasetVersion
 from catalog.datasets.repository import Counts
 from catalog.datasets.versions import VersionImage, assemble, current_image, frozen_image
 from catalog.db import add_unique, new_id
+from catalog.job_requests import enqueue_once
 from catalog.paging import DEFAULT_LIMIT, Page, page
 from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus, DatasetSummary, Fate, summarise
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
@@ -97,7 +98,7 @@ def offer_upload(
     """
     dataset = find_dataset(session, owner, dataset_id)
     # The job first and then the dataset, as removal does, which so never waits for who waits for it.
-    jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset.id)
+    enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset.id)
     dataset = find_dataset(session, owner, dataset.id, hold=True)
     row = DatasetFile(
         owner=owner,

@@ -20,6 +20,7 @@ from catalog.datasets import service as datasets
 from catalog.datasets.captions import tidy_name
 from catalog.datasets.models import DatasetFile
 from catalog.db import Database, db_now, new_id
+from catalog.job_requests import enqueue_once
 from catalog.uploads import repository
 from catalog.uploads.models import Upload, UploadPiece
 from contracts.dataset import Fate
@@ -203,7 +204,7 @@ def offer(
     row.fate, row.reason, row.blob_key, row.bytes = Fate.PENDING, None, blob_key, size_bytes
     row.target = row.caption = row.note = None
     session.flush()
-    jobs.enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset_id)
+    enqueue_once(session, owner, jobs.Queue.LIGHT, jobs.Kind.INGEST, dataset_id)
     return row
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from catalog import job_requests, jobs
 from catalog.db import Database, db_now
@@ -49,6 +50,14 @@ def _job(database: Database, job_id: int) -> Job:
         return session.scalars(select(Job).where(Job.id == job_id)).one()
 
 
+def _somebody_waits(database: Database) -> bool:
+    """Whether a transaction waits for another one; on SQLite each does from its begin on."""
+    with database.engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            return True
+        return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+
 class TestEnqueue:
     def test_rings_its_queue(self, database: Database, rung: list[str]) -> None:
         _enqueue(database, "run_1")
@@ -57,17 +66,43 @@ class TestEnqueue:
     def test_once_adds_to_a_job_that_still_waits(self, database: Database, rung: list[str]) -> None:
         with database.session() as session:
             for _ in range(3):
-                jobs.enqueue_once(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_1")
-            jobs.enqueue_once(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_2")
+                job_requests.enqueue_once(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_1")
+            job_requests.enqueue_once(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_2")
         with database.reading() as session:
             assert [job.subject_id for job in session.scalars(select(Job).order_by(Job.id))] == ["ds_1", "ds_2"]
         assert rung == ["light"]
+
+    def test_once_is_one_job_when_two_transactions_ask_at_the_same_moment(self, database: Database) -> None:
+        def ask() -> None:
+            with database.session() as session:
+                job_requests.enqueue_once(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_1")
+
+        with ThreadPoolExecutor(1) as pool:
+            with database.session() as session:
+                job_requests.enqueue_once(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_1")
+                other = pool.submit(ask)
+                while not (other.done() or _somebody_waits(database)):
+                    pass
+            other.result()
+        with database.reading() as session:
+            assert len(session.scalars(select(Job)).all()) == 1
+
+    def test_once_beside_a_job_that_is_given_back_then_is_two_jobs_and_never_three(self, database: Database) -> None:
+        _enqueue(database, "run_1")
+        (claim,) = _claim(database)
+        for given_back in (False, True):
+            with database.session() as session:
+                job_requests.enqueue_once(session, "ada", Queue.TRAIN, Kind.TRAIN, "run_1")
+                if not given_back:
+                    assert jobs.release(session, claim.job_id, claim.fence, failed=True) == JobState.QUEUED
+        with database.reading() as session:
+            assert list(session.scalars(select(Job.state))) == [JobState.QUEUED, JobState.QUEUED]
 
     def test_once_makes_a_new_job_when_the_last_one_is_being_done(self, database: Database) -> None:
         _enqueue(database, "run_1")
         _claim(database)
         with database.session() as session:
-            jobs.enqueue_once(session, "ada", Queue.TRAIN, Kind.TRAIN, "run_1")
+            job_requests.enqueue_once(session, "ada", Queue.TRAIN, Kind.TRAIN, "run_1")
         with database.reading() as session:
             assert len(session.scalars(select(Job)).all()) == 2
 
@@ -237,10 +272,10 @@ class TestFinish:
 
     def test_of_an_ingest_rings_for_the_upload_that_came_meanwhile(self, database: Database, rung: list[str]) -> None:
         with database.session() as session:
-            jobs.enqueue_once(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_1")
+            job_requests.enqueue_once(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_1")
         with database.session() as session:
             claim = jobs.claim(session, Queue.LIGHT, "worker-1", 60)[0]
-            jobs.enqueue_once(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_1")
+            job_requests.enqueue_once(session, "ada", Queue.LIGHT, Kind.INGEST, "ds_1")
             assert jobs.claim(session, Queue.LIGHT, "worker-2", 60) == []
         rung.clear()
         with database.session() as session:

@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, Column, MetaData, Table, Text, inspect, select
 
 from catalog.db import Base, Database, migrations_config
+from catalog.jobs import Job, JobState
 from catalog.registry.models import Weights, WeightsVersion
 from catalog.runs.models import Run, RunVersion
 
@@ -73,6 +74,19 @@ class TestMigrations:
             assert session.scalar(select(Run.datasets)) == session.scalar(select(Weights.datasets)) == fed
             assert session.execute(select(RunVersion.run_id, RunVersion.version_id)).all() == [("r", "v")]
             assert session.execute(select(WeightsVersion.weights_id, WeightsVersion.version_id)).all() == [("w", "v")]
+
+    def test_of_several_unclaimed_jobs_of_one_subject_the_oldest_stays(self, tmp_path: Path) -> None:
+        database = Database(f"sqlite:///{tmp_path / 'patina.db'}")
+        database.upgrade()
+        with database.engine.begin() as connection:
+            command.downgrade(migrations_config(connection), "r0010")
+            job = {"owner": "ada", "queue": "light", "kind": "ingest"}
+            rows = [{**job, "id": number, "subject_id": subject} for number, subject in enumerate("aaba", 1)]
+            connection.execute(Job.__table__.insert(), rows)  # type: ignore[attr-defined] # a Table
+        database.upgrade()
+        with database.reading() as session:
+            states = list(session.scalars(select(Job.state).order_by(Job.id)))
+        assert states == [JobState.QUEUED, JobState.CANCELLED, JobState.QUEUED, JobState.CANCELLED]
 
     def test_one_line_leads_to_one_head(self) -> None:
         found = list((Path(__file__).parents[2] / "catalog" / "migrations" / "versions").glob("*.py"))
