@@ -191,9 +191,10 @@ def _table(reading: Reading, file: DatasetFile, key: str) -> Fate:
                 if row.picture is not None:
                     said = replace(said, caption=row.caption, concept=row.concept, repeats=row.repeats, split=row.split)
                 found.append(said)
-                if row.picture is not None and row.mask is not None:
+                if row.picture is not None and (row.mask is not None or row.mask_reason is not None):
                     name = f"{stem(row.name)}{MASK_SUFFIX}.png"
-                    found.append(replace(_unpacked(reading, key, len(found), name, row.mask), kind=FileKind.MASK))
+                    mask = _unpacked(reading, key, len(found), name, row.mask, row.mask_reason)
+                    found.append(replace(mask, kind=FileKind.MASK))
     except Unusable as error:
         return _rejected(reading, file, str(error))
     except (NoRoom, OSError, CancelRequested):

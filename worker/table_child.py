@@ -1,6 +1,7 @@
-"""The child that reads Parquet nobody has vouched for: `python -m worker.table_child FD METADATA`.
+"""The child that reads Parquet nobody has vouched for: `python -m worker.table_child FD MOST_BYTES`.
 
-It is given an open file and speaks over its stdin: first what the columns are, then row after row, then the end.
+It is given an open file and speaks over its stdin: first what the columns are, then row after row, then the end. Of
+pictures and masks longer than MOST_BYTES it tells the length alone; with "metadata" in its place it tells lines.
 Knows nothing about datasets; its limits are worker/sandbox.py's, its words are read by worker/tables.py.
 """
 
@@ -42,7 +43,7 @@ def main() -> None:
     with socket.socket(fileno=sys.stdin.fileno()) as channel:
         try:
             with os.fdopen(int(sys.argv[1]), "rb") as file:
-                for words, *parts in _told(file, metadata=sys.argv[2] == "metadata"):
+                for words, *parts in _told(file, None if sys.argv[2] == "metadata" else int(sys.argv[2])):
                     send(channel, json.dumps(words).encode())
                     for part in parts:
                         send(channel, part)
@@ -54,13 +55,13 @@ def main() -> None:
             send(channel, b'{"refused": "the file is damaged"}')
 
 
-def _told(file: Any, metadata: bool) -> Iterator[tuple[Any, ...]]:
+def _told(file: Any, most_bytes: int | None) -> Iterator[tuple[Any, ...]]:
     try:
         parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowException, MemoryError, OSError, ValueError):
         raise Refusal("not a Parquet file, or a damaged one") from None
     schema = parquet.schema_arrow
-    yield from _lines(parquet, schema) if metadata else _pictures(parquet, schema)
+    yield from _lines(parquet, schema) if most_bytes is None else _pictures(parquet, schema, most_bytes)
 
 
 def _lines(parquet: Any, schema: Any) -> Iterator[tuple[Any, ...]]:
@@ -74,7 +75,7 @@ def _lines(parquet: Any, schema: Any) -> Iterator[tuple[Any, ...]]:
         yield ({"number": number, "values": {name: _plain(value) for name, value in values.items()}},)
 
 
-def _pictures(parquet: Any, schema: Any) -> Iterator[tuple[Any, ...]]:
+def _pictures(parquet: Any, schema: Any, most_bytes: int) -> Iterator[tuple[Any, ...]]:
     image = _picture_column(schema)
     if image is None:
         raise Refusal('it has no column of pictures (a struct with "bytes", as Hugging Face writes them)')
@@ -94,8 +95,10 @@ def _pictures(parquet: Any, schema: Any) -> Iterator[tuple[Any, ...]]:
             "concept": _plain(values.get("concept")),
             "repeats": _plain(values.get("repeats")),
             "split": _plain(values.get(SPLIT_COLUMN)),
+            "picture_bytes": len(picture),
+            "mask_bytes": len(masked),
         }
-        yield words, picture, masked
+        yield words, *(part for part in (picture, masked) if len(part) <= most_bytes)
 
 
 def _rows(parquet: Any, columns: list[str], batch_rows: int) -> Iterator[tuple[int, dict[str, Any]]]:

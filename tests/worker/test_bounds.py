@@ -100,6 +100,18 @@ class TestImages:
             assert uploads.known(session, OWNER, dataset, [("set.zip", content)]) == [False]
 
 
+class TestATable:
+    def test_of_which_a_mask_is_too_large_says_so_and_gives_the_picture(self, station: Station, read: Any) -> None:
+        stream = io.BytesIO()
+        row = {"image": {"bytes": picture(1)}, "mask": {"bytes": bytes(2 * 1024**2)}}
+        pq.write_table(pa.Table.from_pylist([row]), stream)
+        dataset = upload(station, {"set.parquet": stream.getvalue()})
+        read(within(station, archive_entry_bytes=1024**2))
+        told = fates(station, dataset)
+        assert told["set.parquet:1/image_mask.png"] == ("rejected", "larger than 1 MB")
+        assert told["set.parquet:1/image"][0] == "used"
+
+
 class TestADiskWithoutRoom:
     @pytest.mark.parametrize("name", [*PACKED, "9.png"])
     def test_has_files_wait_with_the_reason_and_reads_them_when_there_is_room(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ import pytest
 from worker import tables
 from worker.archives import Limits
 from worker.metadata import Unusable
+from worker.sandbox import receive
 from worker.tables import TableRow, opened_table, table_lines
 
 MEGABYTE = 1024**2
@@ -37,6 +40,22 @@ def misbehaving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[pytest
     return monkeypatch, tmp_path / "t.parquet"
 
 
+PICTURES = {"kind": "pictures", "image": "image", "text": None, "split": False}
+LINES = {"kind": "lines"}
+TEXTS = {"path": None, "text": None, "concept": None, "repeats": None, "split": None}
+ROW = {"number": 1, **TEXTS, "picture_bytes": 1, "mask_bytes": 0}
+LINE = {"number": 1, "values": {"file_name": "a.png", "text": "a cat"}}
+END = {"end": True}
+
+
+def taken_over(patch: pytest.MonkeyPatch, *messages: object) -> None:
+    """The child says these messages, whatever the file holds; bytes as they are, anything else as JSON."""
+    said = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in messages]
+    whole = b"".join(len(one).to_bytes(8, "big") + one for one in said)
+    script = f"import socket; channel = socket.socket(fileno=0); channel.sendall({whole!r}); channel.recv(1)"
+    patch.setattr(tables, "CHILD", (sys.executable, "-c", script))
+
+
 class TestRows:
     def test_plain_bytes_under_a_pictures_name_are_pictures(self, tmp_path: Path) -> None:
         (row,) = rows_of(written(tmp_path, {"jpg": [b"pixels"], "txt": ["a cat"]}))
@@ -55,6 +74,26 @@ class TestRows:
     def test_a_picture_that_is_too_large_costs_its_row_alone(self, tmp_path: Path) -> None:
         found = rows_of(written(tmp_path, {"image": [bytes(2 * MEGABYTE), b"b"]}), Limits(entry_bytes=MEGABYTE))
         assert [(row.picture, row.reason) for row in found] == [(None, "larger than 1 MB"), (b"b", None)]
+
+    def test_a_picture_or_mask_that_is_too_large_never_leaves_the_child(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        came = []
+
+        def listening(channel: Any, most_bytes: int) -> bytes:
+            came.append(receive(channel, most_bytes))
+            return came[-1]
+
+        monkeypatch.setattr(tables, "receive", listening)
+        large = bytes(2 * MEGABYTE)
+        columns: dict[str, list[object]] = {
+            "image": [{"bytes": large}, {"bytes": b"b"}],
+            "mask": [{"bytes": b"a"}, {"bytes": large}],
+        }
+        found = rows_of(written(tmp_path, columns), Limits(entry_bytes=MEGABYTE))
+        assert [(row.picture, row.reason) for row in found] == [(None, "larger than 1 MB"), (b"b", None)]
+        assert [(row.mask, row.mask_reason) for row in found] == [(b"a", None), (None, "larger than 1 MB")]
+        assert max(map(len, came)) < MEGABYTE
 
     def test_a_file_that_unpacks_without_end_is_stopped(self, tmp_path: Path) -> None:
         found = rows_of(written(tmp_path, {"image": [bytes(8 * MEGABYTE)] * 12}))
@@ -93,7 +132,77 @@ class TestChild:
 
     def test_one_that_speaks_nonsense_is_not_believed(self, misbehaving: tuple[pytest.MonkeyPatch, Path]) -> None:
         patch, path = misbehaving
-        script = "import socket; socket.socket(fileno=0).sendall(b'\\0' * 7 + b'\\3' + b'{}x')"
-        patch.setattr(tables, "CHILD", (sys.executable, "-c", script))
+        taken_over(patch, b"{}x")
         with pytest.raises(Unusable, match="more time or memory"):
             rows_of(path)
+
+    @pytest.mark.parametrize(
+        "messages",
+        [
+            [{"kind": "pictures"}],
+            [PICTURES | {"image": 1}],
+            [PICTURES | {"more": 1}],
+            [LINES],
+            [ROW, b"x", b""],
+            [END],
+            [[]],
+            [{"refused": {"why": 1}}],
+        ],
+    )
+    def test_one_that_is_taken_over_costs_its_file(
+        self, misbehaving: tuple[pytest.MonkeyPatch, Path], messages: list[object]
+    ) -> None:
+        patch, path = misbehaving
+        taken_over(patch, *messages)
+        with pytest.raises(Unusable, match="more time or memory"):
+            rows_of(path)
+
+    @pytest.mark.parametrize(
+        "messages",
+        [
+            [{"number": 2}],
+            [{**ROW, "number": 2, "repeats": "many"}, b"x", b""],
+            [{**ROW, "number": 2, "text": 5}, b"x", b""],
+            [{**ROW, "number": 2, "picture_bytes": -1}, b"x", b""],
+            [{**ROW, "number": 2, "picture_bytes": 2}, b"x", b""],
+            [b'{"number": 2, "path": "\\ud800"}'],
+            [ROW, b"x", b""],
+            [PICTURES],
+            [LINE],
+        ],
+    )
+    def test_one_that_is_taken_over_later_costs_what_comes_after(
+        self, misbehaving: tuple[pytest.MonkeyPatch, Path], messages: list[object]
+    ) -> None:
+        patch, path = misbehaving
+        taken_over(patch, PICTURES, ROW, b"x", b"", *messages)
+        first, rest = rows_of(path)
+        assert (first.picture, first.mask, first.reason) == (b"x", None, None)
+        assert "from here on it is not read" in str(rest.reason)
+
+    @pytest.mark.parametrize(
+        "messages",
+        [
+            [END],
+            [PICTURES],
+            [LINES, {"number": 1}],
+            [LINES, {"number": 1, "values": {"file_name": ["a.png"]}}],
+            [LINES, {"number": -1, "values": {}}],
+            [LINES, LINE, LINE],
+            [LINES, LINE, ROW, b"x", b""],
+        ],
+    )
+    def test_one_that_is_taken_over_costs_its_lines(
+        self, misbehaving: tuple[pytest.MonkeyPatch, Path], messages: list[object]
+    ) -> None:
+        patch, path = misbehaving
+        taken_over(patch, *messages)
+        with pytest.raises(Unusable, match="more time or memory"):
+            table_lines(path)
+
+    def test_the_messages_these_tests_break_are_good_ones(self, misbehaving: tuple[pytest.MonkeyPatch, Path]) -> None:
+        patch, path = misbehaving
+        taken_over(patch, PICTURES, ROW, b"x", b"", {**ROW, "number": 2}, b"y", b"", END)
+        assert [row.picture for row in rows_of(path)] == [b"x", b"y"]
+        taken_over(patch, LINES, LINE, {**LINE, "number": 2}, END)
+        assert [line.number for line in table_lines(path).lines] == [1, 2]
