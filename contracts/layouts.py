@@ -32,6 +32,7 @@ MAX_REPEATS = 1000
 """More is not meant: a folder named 2024_holiday is no 2024 repeats."""
 
 _OTHER_ARCHIVES = re.compile(r"\.(tar|tgz|tbz2?|txz|gz|bz2|xz|zst|7z|rar)$")
+_OTHER_PICTURES = re.compile(r"\.(gif|tiff?|bmp|hei[cf]|jxl|jp2|svg|psd|tga|ico|dng|nef|cr2|arw)$")
 _SPLITS = {
     **dict.fromkeys(("train", "training"), Split.TRAIN),
     **dict.fromkeys(("held_out", "validation", "valid", "val", "test"), Split.HELD_OUT),
@@ -89,6 +90,8 @@ def why_not(filename: str) -> str:
     if _OTHER_ARCHIVES.search(name):
         return "of all archives only .zip is taken; pack the files as a .zip, or send them unpacked"
     images, captions = " ".join(IMAGE_EXTENSIONS), " ".join(CAPTION_EXTENSIONS)
+    if _OTHER_PICTURES.search(name):
+        return f"a picture in a format that is not taken; convert it to one of {images}"
     return f"not an image ({images}), caption ({captions}), {', '.join(METADATA_NAMES)}, .json, .parquet or .zip"
 
 

@@ -5,15 +5,19 @@ Every change is based on the state that was read last, so that it never overwrit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from contracts.dataset import Fate
 from contracts.failures import FailureCode, PatinaError
+from contracts.layouts import FileKind
 from patina.client import Client, Json
 
 MOST_AT_ONCE = 200
+HOLDERS = frozenset({FileKind.ARCHIVE, FileKind.TABLE, FileKind.METADATA})
+"""Kinds of rows that are only as good as the rows of what is in them."""
 
 
 def found_or_made(client: Client, name: str) -> Json:
@@ -29,6 +33,26 @@ def found_or_made(client: Client, name: str) -> Json:
 def ledger(client: Client, dataset: str, wanted: Mapping[str, str | int | None]) -> list[Json]:
     """The rows of the ledger; ``wanted`` is its query: of which fate, with buckets at which resolution or base."""
     return _pages(client, f"{_at(dataset)}/ledger", wanted)[0]
+
+
+def came_to_nothing(rows: Iterable[Json], names: Container[str]) -> bool:
+    """Whether everything was rejected that was offered under these names, what was in it included.
+
+    Args:
+        rows: the ledger, in its order; of rows of one name the last counts.
+    """
+    newest: dict[str, Json] = {}
+    inside: dict[int, list[Json]] = {}
+    for row in rows:
+        if row["inside"] is not None:
+            inside.setdefault(row["inside"], []).append(row)
+        elif row["name"] in names:
+            newest[row["name"]] = row
+    offered = list(newest.values())
+    for row in offered:  # grows by what was in each, which may hold something, too
+        offered += inside.get(row["id"], ())
+    accepted = [row for row in offered if row["fate"] != Fate.REJECTED and row["kind"] not in HOLDERS]
+    return bool(offered) and not accepted
 
 
 def tally(client: Client, dataset: str) -> Json:

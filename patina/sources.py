@@ -12,6 +12,7 @@ from pathlib import Path
 from patina import uploading
 from patina.child import ask
 
+ABOUT_THE_DATA = "what the `datasets` library notes beside the data, and no caption"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -30,4 +31,5 @@ def find(source: str, about_to_download: Callable[[str], None]) -> uploading.Fou
     about_to_download(source)
     answer = ask("patina.hub_dataset", source)
     folder = Path(answer["folder"])
-    return uploading.Found([(name, folder / name) for name in answer["names"]], answer["left_out"])
+    left_out = {name: uploading.why_left_out(name) or ABOUT_THE_DATA for name in answer["left_out"]}
+    return uploading.Found([(name, folder / name) for name in answer["names"]], left_out)

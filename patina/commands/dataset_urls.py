@@ -14,6 +14,7 @@ from patina import address_lists, contents
 from patina.client import Json
 from patina.commands.dataset_reading import wait_until_read
 from patina.connect import connect
+from patina.edge import FAILURE_CODE
 from patina.output import AsJson, facts, give
 
 SHOWN_TROUBLES = 20
@@ -31,7 +32,8 @@ def fetch(
 ) -> None:
     """Have the server fetch pictures from a list of addresses and wait until it has; says what became of each.
 
-    What the dataset has is not fetched again, so that it can be run again after any interruption.
+    What the dataset has is not fetched again, so that it can be run again after any interruption. Fails when everything
+    was rejected.
     """
     wanted = address_lists.read(addresses.expanduser())
     with connect() as client:
@@ -44,6 +46,8 @@ def fetch(
     fates = dict(Counter(row["fate"] for row in rows))
     answer = {"dataset": found, "offered": offered, "ingest": ingest, "fates": fates, "items": rows}
     give(answer, as_json, lambda: _fetched(answer))
+    if contents.came_to_nothing(rows, named):
+        raise typer.Exit(FAILURE_CODE)
 
 
 def _fetched(answer: dict[str, Any]) -> RenderableType:

@@ -13,11 +13,11 @@ from rich.text import Text
 from contracts.dataset import DEFAULT_HELD_OUT_SHARE
 from contracts.failures import PatinaError
 from contracts.ingest import IngestStatus
-from contracts.layouts import why_not
 from patina import contents, sending, sources, uploading
 from patina.client import Client, Json
 from patina.commands import dataset_contents, dataset_reading, dataset_removal, dataset_urls, dataset_versions
 from patina.connect import connect
+from patina.edge import FAILURE_CODE
 from patina.output import AsJson, facts, give, notes, rows, short
 from patina.times import when
 
@@ -71,7 +71,8 @@ def upload(
 ) -> None:
     """Upload images and captions and wait until they are read; says what became of every file.
 
-    What was sent before is not sent again, so that it can be run again after any interruption.
+    What was sent before is not sent again, so that it can be run again after any interruption. Fails when everything
+    was rejected.
     """
     found = sources.find(source, _say_download)
     with connect() as client:
@@ -82,7 +83,7 @@ def upload(
         ledger = client.ledger(dataset["id"])
         answer = {
             "dataset": dataset,
-            "left_out": found.left_out,
+            "left_out": [{"name": name, "reason": reason} for name, reason in found.left_out.items()],
             "refused": sent.refused,
             "skipped": sent.skipped,
             "ingest": ingest,
@@ -98,6 +99,8 @@ def upload(
                 give(answer, as_json, lambda: _uploaded(answer, ledger))
             raise
     give(answer, as_json, lambda: _uploaded(answer, ledger))
+    if contents.came_to_nothing(ledger, {name for name, _ in found.sent}):
+        raise typer.Exit(FAILURE_CODE)
 
 
 app.command("ledger")(dataset_contents.show_ledger)
@@ -151,18 +154,23 @@ def _uploaded(answer: dict[str, Any], ledger: list[Json]) -> RenderableType:
         pairs.append(("reading", answer["ingest"]["status"]))
     if answer["skipped"]:
         pairs.append(("not sent again", f"{len(answer['skipped'])} (the dataset has them)"))
-    if answer["left_out"]:
-        pairs.append(("not sent", f"{len(answer['left_out'])} (neither image nor caption)"))
+    left_out = uploading.by_reason({one["name"]: one["reason"] for one in answer["left_out"]})
+    pairs += [("not sent", uploading.in_words(reason, names)) for reason, names in left_out.items()]
     parts: list[RenderableType] = [facts(pairs + (_version_facts(version) if version else []))]
-    parts += [Text(f"{file['name']}: {file['problem']['message']}", style="red") for file in answer["refused"]]
-    parts += [
-        Text(f"{name}: not sent: {why_not(name)}", style="yellow") for name in answer["left_out"][:SHOWN_TROUBLES]
-    ]
+    refused = [(file["name"], file["problem"]["message"]) for file in answer["refused"]]
+    parts += [Text(_line(name, message), style="red") for name, message in refused]
     troubles = [line for line in ledger if line["fate"] == "rejected" or line["reason"]]
-    parts += [Text(f"{t['name']}: {t['reason'] or t['fate']}", style="yellow") for t in troubles[:SHOWN_TROUBLES]]
+    # What was refused at the door is in the ledger, too, and told once.
+    troubles = [line for line in troubles if (line["name"], line["reason"]) not in refused]
+    parts += [Text(_line(t["name"], t["reason"] or t["fate"]), style="yellow") for t in troubles[:SHOWN_TROUBLES]]
     if len(troubles) > SHOWN_TROUBLES:
         parts.append(Text(f"… and {len(troubles) - SHOWN_TROUBLES} more: patina datasets ledger {dataset['name']}"))
     return Group(*parts)
+
+
+def _line(name: str, words: str) -> str:
+    """What is said of a file, which often begins with its name."""
+    return words if words.startswith(name) else f"{name}: {words}"
 
 
 def _version_facts(version: Json) -> list[tuple[str, Any]]:

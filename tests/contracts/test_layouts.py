@@ -48,6 +48,12 @@ class TestWhyNot:
         assert kind_of(name) is FileKind.OTHER
         assert "pack the files as a .zip" in why_not(name)
 
+    @pytest.mark.parametrize("name", ["still.gif", "scan.TIFF", "scan.tif", "tmp.bmp", "phone.HEIC"])
+    def test_of_a_picture_in_another_format_says_to_convert_it(self, name: str) -> None:
+        assert why_not(name) == (
+            "a picture in a format that is not taken; convert it to one of .png .jpg .jpeg .webp .avif"
+        )
+
     def test_of_anything_else_lists_what_is_taken(self) -> None:
         assert ".avif" in why_not("notes.pdf")
 

@@ -209,7 +209,9 @@ class TestUpload:
         assert run(capfd, *words) == "doubtful_dataset"
         assert main(["datasets", *words]) != 0
         assert "bird.png: no picture" in capfd.readouterr().out
-        assert run(capfd, *words, "--yes")["version"]["train_images"] == 1
+        assert main(["datasets", *words, "--yes", "--json"]) == 1, "all that was offered now was rejected"
+        shown = capfd.readouterr().out
+        assert json.loads(shown[shown.index("{\n") :])["version"]["train_images"] == 1
 
 
 class TestRemove:
@@ -229,7 +231,7 @@ class TestRemove:
         assert main(["datasets", "rm", "style", "--yes"]) != 0
         shown = " ".join(capsys.readouterr().err.split())
         assert "1 version came of it" in shown
-        assert "keep=history" in shown
+        assert "--keep-history" in shown
         for answers in ("n\nn\n", "n\n"):
             monkeypatch.setattr("sys.stdin", io.StringIO(answers))
             assert main(["datasets", "rm", "style"]) != 0

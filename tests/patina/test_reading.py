@@ -117,11 +117,45 @@ class TestUpload:
             for name, value in served.environment(tmp_path / "hub").items():
                 monkeypatch.setenv(name, value)
             told = command("datasets", "upload", "ada/cats", "--name", "from-hub")
-        assert (told["dataset"]["images"], told["left_out"], told["ingest"]["status"]) == (3, ["load.py"], "done")
+        assert (told["dataset"]["images"], told["ingest"]["status"]) == (3, "done")
+        assert [one["name"] for one in told["left_out"]] == ["load.py"]
         with server.client() as client:
             rows = client.ledger("from-hub")
         captions = {row["name"]: row["caption"] for row in rows if row["kind"] == "image"}
         assert captions == {"train/0.png": "number 0", "train/1.png": "number 1", "x.png": "an x"}
+
+    @pytest.mark.usefixtures("command")
+    def test_of_which_nothing_can_be_used_fails_and_still_says_what_became_of_it(
+        self, server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        made = folder(tmp_path, pictures=0)
+        (made / "a.png").write_bytes(b"no picture")
+        (made / "a.txt").write_text("a caption")
+        (made / "b.zip").write_bytes(zipped({"x.png": b"nor this"}))
+        with working(server):
+            assert main(["datasets", "upload", str(made), "--name", "nothing", "--json"]) == 1
+            told = json.loads(capfd.readouterr().out)
+            assert (told["dataset"]["images"], told["ingest"]["status"]) == (0, "done")
+            (made / "c.png").write_bytes(picture(1))
+            assert main(["datasets", "upload", str(made), "--name", "nothing", "--json"]) == 0
+
+    def test_says_once_what_became_of_a_file_and_why_others_are_not_sent(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = folder(tmp_path)
+        for name in ("still.gif", "scan.tiff", "notes.pdf", ".b.jpg"):
+            (made / name).write_bytes(b"x")
+        (made / "big.png").write_bytes(b"x" * 5001)
+        with serving(tmp_path / "strict", PATINA_MAX_FILE_BYTES="5000") as strict, working(strict):
+            monkeypatch.setenv("PATINA_API_URL", strict.url)
+            assert main(["datasets", "upload", str(made), "--name", "mixed"]) == 0
+        said = " ".join(capfd.readouterr().out.split())
+        assert said.count("big.png") == 1
+        assert "big.png is over 5000 bytes (PATINA_MAX_FILE_BYTES)." in said
+        assert "not sent 2 (a picture in a format that is not taken; convert it to one of .png" in said
+        assert ": scan.tiff, still.gif " in said
+        assert "not sent 1 (not an image (.png" in said
+        assert "begins with a dot; rename it to have it sent): .b.jpg" in said
 
     def test_interrupted_while_the_server_reads_says_how_to_follow_it(
         self, server: Server, command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]

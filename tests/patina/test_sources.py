@@ -42,7 +42,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield served
 
 
-def find(source: str) -> tuple[dict[str, bytes], list[str], list[str]]:
+def find(source: str) -> tuple[dict[str, bytes], dict[str, str], list[str]]:
     told: list[str] = []
     found = sources.find(source, told.append)
     return {name: path.read_bytes() for name, path in found.sent}, found.left_out, told
@@ -52,7 +52,9 @@ class TestHub:
     def test_what_an_upload_takes_is_downloaded_and_nothing_else(self, served: Hub) -> None:
         sent, left_out, told = find(NAME)
         assert sent == {name: FILES[name] for name in TAKEN}
-        assert left_out == [name for name in sorted(FILES) if name not in TAKEN]
+        assert list(left_out) == [name for name in sorted(FILES) if name not in TAKEN]
+        assert "pack the files as a .zip" in left_out["train/cats.tar"]
+        assert left_out["dataset_infos.json"] == sources.ABOUT_THE_DATA
         assert told == [NAME]
         assert not any("cats.py" in path or "cats.tar" in path for _, path in served.asked)
 
@@ -98,7 +100,7 @@ class TestHere:
         folder = Path("ada/cats")
         folder.mkdir(parents=True)
         (folder / "mine.png").write_bytes(b"mine")
-        assert find(NAME) == ({"mine.png": b"mine"}, [], [])
+        assert find(NAME) == ({"mine.png": b"mine"}, {}, [])
         assert served.asked == []
 
     @pytest.mark.parametrize("source", ["no-such-folder", "./ada/cats", "a/b/c", "/nowhere/at-all", "~/nothing"])

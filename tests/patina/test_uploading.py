@@ -30,7 +30,26 @@ class TestFind:
     def test_images_and_captions_are_sent_and_the_rest_is_named(self, folder: Path) -> None:
         found = uploading.find(folder)
         assert [name for name, _ in found.sent] == ["a.png", "a.txt", "c.caption", "metadata.jsonl", "sub/B.JPG"]
-        assert found.left_out == ["LICENSE"]
+        assert list(found.left_out) == ["LICENSE"]
+
+    def test_pictures_that_are_hidden_are_left_out_by_name(self, folder: Path) -> None:
+        for name in (".b.jpg", ".c/c.jpg", ".git/index", "._a.png"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"x")
+        found = uploading.find(folder)
+        hidden = {name for name, reason in found.left_out.items() if reason == uploading.HIDDEN}
+        assert hidden == {".b.jpg", ".c/c.jpg"}
+        assert not hidden & {name for name, _ in found.sent}
+
+    def test_a_folder_of_other_pictures_alone_says_what_they_are(self, tmp_path: Path) -> None:
+        for n in range(7):
+            (tmp_path / f"{n}.gif").write_bytes(b"GIF89a")
+        (tmp_path / ".hidden.png").write_bytes(b"x")
+        with pytest.raises(PatinaError) as refused:
+            uploading.find(tmp_path)
+        assert "7 (a picture in a format that is not taken; convert it to one of .png" in refused.value.message
+        assert "0.gif, 1.gif, 2.gif, 3.gif, 4.gif, … and 2 more" in refused.value.message
+        assert f"1 ({uploading.HIDDEN}): .hidden.png" in refused.value.message
 
     def test_a_zip_is_sent_as_it_is(self, tmp_path: Path) -> None:
         (tmp_path / "x.zip").write_bytes(b"no zip at all")
