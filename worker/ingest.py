@@ -33,7 +33,7 @@ from worker.decode import MAX_FILE_BYTES, Decoder, Refused
 from worker.lease import Lease
 from worker.metadata import MAX_METADATA_BYTES, Unusable, read_metadata
 from worker.reading import Interrupted, Reading
-from worker.space import NoRoom, refuse_full_disk, waiting_when_full
+from worker.space import NoRoom, refuse_full_disk, refuse_full_folder, waiting_when_full
 from worker.station import Station
 from worker.tables import opened_table, table_lines
 
@@ -257,6 +257,7 @@ def _as_file(reading: Reading, key: str) -> Iterator[Path]:
         yield local
         return
     with tempfile.TemporaryDirectory() as folder:
+        refuse_full_folder(reading.station, folder, reading.station.blobs.size(key))
         fetched = Path(folder, "table")
         reading.station.blobs.fetch_to(key, fetched)
         yield fetched

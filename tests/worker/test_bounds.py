@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catalog.blobs import upload_key
+from catalog.blobs import BlobStore, upload_key
 from catalog.datasets import service as datasets
 from catalog.jobs import Job
 from catalog.uploads import service as uploads
@@ -128,6 +128,18 @@ class TestADiskWithoutRoom:
         read(station)
         assert fates(station, dataset)[name][0] == "used"
         assert "waits" not in str(fates(station, dataset)[name][1])
+
+    @pytest.mark.parametrize("name", ["set.parquet", "metadata.parquet"])
+    def test_has_a_parquet_of_a_store_elsewhere_wait_before_it_is_copied_here(
+        self, station: Station, read: Any, name: str
+    ) -> None:
+        elsewhere = replace(station, blobs=BlobStore("memory://elsewhere"))
+        dataset = upload(elsewhere, {name: PACKED["set.parquet"]})
+        read(within(elsewhere, disk_reserve_bytes=NO_DISK))
+        fate, reason = fates(station, dataset)[name]
+        assert (fate, "PATINA_DISK_RESERVE_BYTES" in str(reason)) == ("pending", True)
+        read(elsewhere)
+        assert fates(station, dataset)[name][0] != "pending"
 
     def test_keeps_nothing_of_half_an_archive(
         self, station: Station, read: Any, monkeypatch: pytest.MonkeyPatch
