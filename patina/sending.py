@@ -82,7 +82,7 @@ def send(
         advance: told of bytes that need not be sent (any more), from several threads.
 
     Raises:
-        PatinaError: the server cannot be reached or refuses more than single files, or it took none at all.
+        PatinaError: the server cannot be reached or refuses more than single files.
     """
     with ThreadPoolExecutor(connections) as pool:
         hashed = list(pool.map(_hash, files))
@@ -100,10 +100,7 @@ def send(
             gate.closed.set()
             pool.shutdown(cancel_futures=True)
             raise
-    accepted = len(missing) - len(refused)
-    if refused and not accepted and not known:
-        _raise_first(refused)
-    return Sent(refused, sorted(file.name for file in known), accepted)
+    return Sent(refused, sorted(file.name for file in known), len(missing) - len(refused))
 
 
 def received(client: Client, dataset_id: str, files: Sequence[Hashed]) -> set[Hashed]:
@@ -248,8 +245,3 @@ def _problem_of(error: PatinaError, index: int) -> PatinaError:
         if field.pointer == f"/files/{index}":
             return PatinaError(error.code, field.message, error.hint)
     return error
-
-
-def _raise_first(refused: Sequence[Json]) -> None:
-    problem = refused[0]["problem"]
-    raise PatinaError(FailureCode(problem["code"]), problem["message"], problem["hint"])

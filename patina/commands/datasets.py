@@ -99,7 +99,8 @@ def upload(
                 give(answer, as_json, lambda: _uploaded(answer, ledger))
             raise
     give(answer, as_json, lambda: _uploaded(answer, ledger))
-    if contents.came_to_nothing(ledger, {name for name, _ in found.sent}):
+    none_taken = not sent.accepted and not sent.skipped
+    if none_taken or contents.came_to_nothing(ledger, {name for name, _ in found.sent}):
         raise typer.Exit(FAILURE_CODE)
 
 

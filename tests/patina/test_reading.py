@@ -139,6 +139,18 @@ class TestUpload:
             (made / "c.png").write_bytes(picture(1))
             assert main(["datasets", "upload", str(made), "--name", "nothing", "--json"]) == 0
 
+    @pytest.mark.usefixtures("command")
+    def test_that_is_refused_whole_at_the_door_names_every_file_and_fails(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        made = folder(tmp_path, pictures=0)
+        for name in ("a.zip", "b.zip"):
+            (made / name).write_bytes(b"no zip")
+        assert main(["datasets", "upload", str(made), "--name", "refused", "--json"]) == 1
+        told = json.loads(capfd.readouterr().out)
+        assert [file["name"] for file in told["refused"]] == ["a.zip", "b.zip"]
+        assert told["fates"] == {"rejected": 2}
+
     def test_says_once_what_became_of_a_file_and_why_others_are_not_sent(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:

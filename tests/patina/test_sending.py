@@ -18,7 +18,6 @@ import pytest
 from catalog.blobs import BlobStore
 from catalog.datasets import service as datasets
 from catalog.db import Database
-from contracts.failures import FailureCode, PatinaError
 from patina import sending, uploading
 from patina.client import READ_TIMEOUT_S, Client
 from tests.serving import Server, serving
@@ -185,13 +184,14 @@ class TestSend:
             sending.send(client, "ds_1", files, 1, lambda _: None)
         assert tried == [8, 4, 2, 2, 2, 2]
 
-    def test_when_nothing_at_all_is_taken_the_reason_is_the_failure(
+    def test_when_nothing_at_all_is_taken_every_reason_is_told(
         self, server: Server, dataset: str, tmp_path: Path
     ) -> None:
-        (tmp_path / "no.zip").write_bytes(b"not a zip")
-        with pytest.raises(PatinaError) as refused:
-            send(server, dataset, tmp_path / "no.zip")
-        assert refused.value.code is FailureCode.NOT_A_ZIP
+        for name in ("no.zip", "nor.zip"):
+            (tmp_path / name).write_bytes(b"not a zip")
+        sent, _ = send(server, dataset, tmp_path)
+        assert (sent.accepted, [file["name"] for file in sent.refused]) == (0, ["no.zip", "nor.zip"])
+        assert all(file["name"] in file["problem"]["message"] for file in sent.refused)
 
     def test_the_server_may_take_its_time_to_put_a_large_file_together(self, folder: Path) -> None:
         patience: list[float] = []
