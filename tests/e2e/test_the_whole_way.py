@@ -183,8 +183,8 @@ class TestBadInput:
 
     def test_a_zip_that_is_none_is_refused(self, machine: Machine, tmp_path: Path) -> None:
         (tmp_path / "x.zip").write_bytes(b"no zip at all")
-        _, answer = machine.run("datasets", "upload", str(tmp_path / "x.zip"), "--name", "zips")
-        assert answer["code"] == "not_a_zip"
+        code, answer = machine.run("datasets", "upload", str(tmp_path / "x.zip"), "--name", "zips")
+        assert (code, [one["problem"]["code"] for one in answer["refused"]]) == (1, ["not_a_zip"])
 
 
 class TestTheEnd:
