@@ -56,6 +56,8 @@ class StepDone(_Event):
     loss: float
     loss_smooth: float
     learning_rate: float
+    learning_rates: dict[str, float] = Field(default_factory=dict)
+    """Of each group of parameters that has its own: the UNet, a text encoder; the first is ``learning_rate``."""
     grad_norm: float
     images_per_s: float
 

@@ -22,8 +22,6 @@ from trainer.environment import differences
 from trainer.files import discard, manifest_entry, publish, remove_leftovers, sync, temporary_beside
 
 MANIFEST, STATE = "manifest.json", "state.json"
-GROUPS = ("weights", "first_moments", "second_moments")
-"""Each is one safetensors file of fp32 tensors by name: AdamW's moments beside what they belong to."""
 REGROUPING_FIELDS = frozenset({"batch_size", "gradient_accumulation_steps", "gradient_checkpointing"})
 """Fields that change how a step is computed but not what it computes; a resume under others is not exact."""
 
@@ -51,19 +49,19 @@ class Checkpoint:
     state: RunState
 
     def tensors(self, group: str) -> dict[str, torch.Tensor]:
-        """One of GROUPS."""
+        """One of the groups it was saved with."""
         return load_file(self.folder / f"{group}.safetensors")
 
 
 def save_checkpoint(
     run_dir: RunDir, state: RunState, groups: Mapping[str, Mapping[str, torch.Tensor]], *, keep: int
 ) -> Path:
-    """Write a checkpoint of ``state.step`` with all GROUPS, then delete all but the newest ``keep``."""
+    """Write a checkpoint of ``state.step``, one safetensors file a group; then delete all but the newest ``keep``."""
     final = run_dir.checkpoint(state.step)
     folder = temporary_beside(final)
     folder.mkdir()
-    for group in GROUPS:
-        tensors = {name: tensor.detach().cpu() for name, tensor in groups[group].items()}
+    for group, named in groups.items():
+        tensors = {name: tensor.detach().cpu() for name, tensor in named.items()}
         save_file(tensors, folder / f"{group}.safetensors")
     (folder / STATE).write_text(state.model_dump_json(indent=2))
     files = sorted(folder.iterdir())

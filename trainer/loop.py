@@ -22,9 +22,10 @@ from trainer.control import REQUESTS, Requests
 from trainer.draws import keyed_seed
 from trainer.feed import Feed
 from trainer.objective import Objective
-from trainer.optim import clip_, learning_rate
+from trainer.optim import Optimizer, clip_
 from trainer.processes import Processes
 from trainer.report import Report
+from trainer.schedules import peak_share
 
 SMOOTHING = 0.02
 """Weight of a new step in the smoothed loss; until there are as many steps as that says, it is their plain mean."""
@@ -73,7 +74,7 @@ def train_steps(
     schedule: Schedule,
     feed: Feed,
     objective: Objective,
-    optimizer: torch.optim.AdamW,
+    optimizer: Optimizer,
     record: Record,
     processes: Processes,
     requests: Requests,
@@ -89,8 +90,7 @@ def train_steps(
     for batch in batches(schedule, record.step, config.steps):
         began = time.perf_counter()
         step = record.step + 1
-        rate = learning_rate(step, config.steps, config.optimizer)
-        optimizer.param_groups[0]["lr"] = rate
+        rates = optimizer.set_rates(peak_share(step, config.steps, config.optimizer))
         parameters.gradient.zero_()
         total = _backward(step, batch, config, feed, objective, processes)
         processes.sum_(parameters.gradient)
@@ -108,7 +108,8 @@ def train_steps(
                 step=step,
                 loss=loss,
                 loss_smooth=record.loss_smooth,
-                learning_rate=rate,
+                learning_rate=next(iter(rates.values())),
+                learning_rates=rates,
                 grad_norm=norm,
                 images_per_s=len(batch.samples) / seconds,
             )

@@ -1,84 +1,75 @@
-"""AdamW over one flat vector of everything that is trained, and the learning rate of each step.
+"""The update of everything trained: an optimiser over the groups of the flat vector, each with its own peak rate.
 
-One vector makes the update one fused kernel, the gradients of all ranks one reduction, and the norm one reduction
-of one buffer. Knows nothing about what the parameters are for. Loshchilov and Hutter 2019 (arXiv:1711.05101).
+What it keeps between steps goes into a checkpoint by name and comes back bit for bit. Knows nothing about what the
+parameters are for, nor where the share of the peak rate comes from.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from contracts.train import OptimizerSettings
-
-ALIGNMENT = 64
-"""Elements; each parameter starts on a boundary, so kernels see the alignment torch itself would give it."""
+from trainer.flat import FlatParameters
 
 
-class FlatParameters:
-    """Named fp32 parameters laid out in one vector; each keeps being a view of it, and so does its gradient."""
+class Optimizer:
+    """A library's optimiser over named tensors, with states that can be saved.
 
-    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
-        self._slices: dict[str, tuple[slice, torch.Size]] = {}
-        end = 0
-        for name, parameter in named.items():
-            self._slices[name] = (slice(end, end + parameter.numel()), parameter.shape)
-            end += math.ceil(parameter.numel() / ALIGNMENT) * ALIGNMENT
-        device = next(iter(named.values())).device
-        self.vector = nn.Parameter(torch.zeros(end, device=device, dtype=torch.float32))
-        self.gradient = torch.zeros(end, device=device, dtype=torch.float32)
-        self.vector.grad = self.gradient
-        self.count = sum(parameter.numel() for parameter in named.values())
-        for name, parameter in named.items():
-            view = self._view(self.vector.data, name)
-            view.copy_(parameter.data)
-            parameter.data = view
-            parameter.grad = self._view(self.gradient, name)
+    Args:
+        inner: it; one parameter group for each group that has a peak rate, in that order.
+        updated: what it updates, by name.
+        peaks: peak learning rate of each group.
+    """
 
-    def split(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A vector of this layout as named tensors (views)."""
-        return {name: self._view(vector, name) for name in self._slices}
+    def __init__(
+        self, inner: torch.optim.Optimizer, updated: Mapping[str, nn.Parameter], peaks: Mapping[str, float]
+    ) -> None:
+        self._inner = inner
+        self._updated = updated
+        self._peaks = peaks
 
-    def fill(self, vector: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Write named tensors into a vector of this layout; every name must be there."""
-        for name in self._slices:
-            self._view(vector, name).copy_(tensors[name])
+    def set_rates(self, share: float) -> dict[str, float]:
+        """Set every group's learning rate to a share of its peak; returns them."""
+        rates = {group: peak * share for group, peak in self._peaks.items()}
+        for settings, rate in zip(self._inner.param_groups, rates.values(), strict=True):
+            settings["lr"] = rate
+        return rates
 
-    def _view(self, vector: torch.Tensor, name: str) -> torch.Tensor:
-        where, shape = self._slices[name]
-        return vector[where].view(shape)
+    def step(self) -> None:
+        self._inner.step()
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything kept between steps as "name/state" -> tensor; a whole number is int64, another float64."""
+        return {
+            f"{name}/{key}": value if isinstance(value, torch.Tensor) else _boxed(value)
+            for name, parameter in self._updated.items()
+            for key, value in self._inner.state.get(parameter, {}).items()
+        }
 
-def make_adamw(parameters: FlatParameters, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """Fused AdamW over the flat vector, its moments allocated from the start so that they can be loaded into."""
-    optimizer = torch.optim.AdamW(
-        [parameters.vector],
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    state = optimizer.state[parameters.vector]
-    state["step"] = torch.zeros((), dtype=torch.float32, device=parameters.vector.device)
-    state["exp_avg"] = torch.zeros_like(parameters.vector.data)
-    state["exp_avg_sq"] = torch.zeros_like(parameters.vector.data)
-    return optimizer
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what ``state`` gave; tensors that are there already are written into, not replaced."""
+        for name, tensor in tensors.items():
+            owner, _, key = name.rpartition("/")
+            parameter = self._updated[owner]
+            state = self._inner.state[parameter]
+            if isinstance(there := state.get(key), torch.Tensor):
+                there.copy_(tensor)
+            elif tensor.ndim == 0 and tensor.dtype in (torch.int64, torch.float64):
+                state[key] = tensor.item()
+            else:
+                state[key] = tensor.to(parameter.device)
 
 
-def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
-    """The rate of optimiser step ``step`` (from 1 to ``steps``): warm-up, then the schedule's shape down to zero."""
-    if step <= settings.warmup_steps:
-        return settings.learning_rate * step / settings.warmup_steps
-    done = (step - 1 - settings.warmup_steps) / (steps - settings.warmup_steps)
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    if settings.schedule == "linear":
-        return settings.learning_rate * (1 - done)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+def make_optimizer(parameters: FlatParameters, settings: OptimizerSettings, peaks: Mapping[str, float]) -> Optimizer:
+    """The optimiser of ``settings`` over all groups; ``peaks`` has each group's learning rate at its highest."""
+    groups: list[dict[str, Any]] = [{"params": [parameters.groups[group]], "lr": peak} for group, peak in peaks.items()]
+    inner = _adamw(groups, settings)
+    return Optimizer(inner, parameters.groups, peaks)
 
 
 def clip_(gradient: torch.Tensor, max_norm: float | None) -> float:
@@ -87,3 +78,22 @@ def clip_(gradient: torch.Tensor, max_norm: float | None) -> float:
     if max_norm is not None and norm > max_norm:
         gradient.mul_(max_norm / norm)
     return norm
+
+
+def _adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Fused AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), its moments there from the start."""
+    inner = torch.optim.AdamW(
+        groups, betas=settings.betas, eps=settings.epsilon, weight_decay=settings.weight_decay, fused=True
+    )
+    for group in inner.param_groups:
+        for parameter in group["params"]:
+            inner.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter.data),
+                "exp_avg_sq": torch.zeros_like(parameter.data),
+            }
+    return inner
+
+
+def _boxed(number: float) -> torch.Tensor:
+    return torch.tensor(number, dtype=torch.int64 if isinstance(number, int) else torch.float64)

@@ -29,7 +29,7 @@ from trainer.environment import describe_environment
 from trainer.files import write_atomically
 from trainer.held_out import held_out_loss
 from trainer.loop import Actions, Record, summary_steps, train_steps
-from trainer.optim import make_adamw
+from trainer.optim import make_optimizer
 from trainer.parts import Identified, Job, Parts, gather, identify
 from trainer.preview import make_previews
 from trainer.processes import Processes
@@ -144,14 +144,12 @@ class _Attempt:
 
     def __post_init__(self) -> None:
         self.model: Trainable = self.parts.objective.model
-        self.optimizer = make_adamw(self.model.parameters, self.config.optimizer)
+        self.optimizer = make_optimizer(self.model.parameters, self.config.optimizer, self.model.peak_rates)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        flat, moments = self.model.parameters, self.optimizer.state[self.model.parameters.vector]
+        flat = self.model.parameters
         flat.fill(flat.vector.data, checkpoint.tensors("weights"))
-        flat.fill(moments["exp_avg"], checkpoint.tensors("first_moments"))
-        flat.fill(moments["exp_avg_sq"], checkpoint.tensors("second_moments"))
-        moments["step"].fill_(checkpoint.state.step)
+        self.optimizer.load(checkpoint.tensors("optimizer"))
 
     def run(self, requests: Requests, tracked: str) -> Outcome:
         if self.record.step == 0:
@@ -226,7 +224,6 @@ class _Attempt:
         if not self.processes.is_main:
             return
         flat = self.model.parameters
-        moments = self.optimizer.state[flat.vector]
         state = RunState(
             **asdict(self.record),
             config=self.config,
@@ -234,11 +231,7 @@ class _Attempt:
             base_identity=self.found.base_identity,
             dataset_digest=self.found.data.mixture.digest,
         )
-        groups = {
-            "weights": flat.split(flat.vector.data),
-            "first_moments": flat.split(moments["exp_avg"]),
-            "second_moments": flat.split(moments["exp_avg_sq"]),
-        }
+        groups = {"weights": flat.split(flat.vector.data), "optimizer": self.optimizer.state()}
         folder = save_checkpoint(self.run_dir, state, groups, keep=self.config.checkpoint.keep)
         self.report(events.CheckpointSaved(at=time.time(), step=self.record.step, file=folder.name))
 

@@ -138,7 +138,7 @@ def _values(event: Event, previews: Path) -> dict[str, Any]:
                 "train/learning_rate": event.learning_rate,
                 "train/grad_norm": event.grad_norm,
                 "train/images_per_s": event.images_per_s,
-            }
+            } | {f"train/learning_rate/{group}": rate for group, rate in event.learning_rates.items()}
         case events.HeldOut():
             return {"held_out/loss": event.loss}
         case events.Preview():

@@ -5,7 +5,7 @@ Knows nothing about losses, checkpoints or schedules.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import nn
 from contracts.train import TrainConfig
 from sdxl.base import Base, load_base
 from sdxl.lora import LoraBank, attach
-from trainer.optim import FlatParameters
+from trainer.flat import FlatParameters
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -30,6 +30,8 @@ class Trainable:
     """Holds the UNet that is called; its VAE and text encoders are not loaded."""
     bank: LoraBank | None
     parameters: FlatParameters
+    peak_rates: Mapping[str, float]
+    """Learning rate at its highest of each group of the parameters."""
     compute: Callable[[], AbstractContextManager[Any]]
     """Enter it around every call of the UNet."""
 
@@ -42,6 +44,7 @@ def load_trainable(path: Path, config: TrainConfig, device: torch.device) -> Tra
     """Load the UNet and make it trainable as ``config`` says."""
     compute_dtype = DTYPES[config.precision]
     full = config.method == "full"
+    rates = {"unet": config.optimizer.learning_rate}
     base = load_base(path, dtype=torch.float32 if full else compute_dtype, device=device, components={"unet"})
     unet = base.unet
     if config.gradient_checkpointing:
@@ -51,11 +54,11 @@ def load_trainable(path: Path, config: TrainConfig, device: torch.device) -> Tra
         # The parameters are the fp32 master weights; autocast computes with copies.
         cast = compute_dtype is not torch.float32
         named: dict[str, nn.Parameter] = dict(unet.named_parameters())
-        parameters = FlatParameters(named)
+        parameters = FlatParameters({"unet": named})
         return Trainable(
-            base, None, parameters, lambda: torch.autocast(device.type, compute_dtype) if cast else nullcontext()
+            base, None, parameters, rates, lambda: torch.autocast(device.type, compute_dtype) if cast else nullcontext()
         )
     lora = config.lora
     bank = attach(unet, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=config.seed, dropout=lora.dropout)
     named = dict(zip(bank.state_dict(), bank.parameters(), strict=True))
-    return Trainable(base, bank, FlatParameters(named), nullcontext)
+    return Trainable(base, bank, FlatParameters({"unet": named}), rates, nullcontext)

@@ -15,7 +15,6 @@ from contracts.failures import PatinaError
 from contracts.rundir import Environment, RunDir
 from contracts.train import TrainConfig, parse_config
 from trainer.checkpoint import (
-    GROUPS,
     RunState,
     check_resumable,
     environment_changes,
@@ -44,7 +43,7 @@ def state_of(step: int, config: TrainConfig | None = None) -> RunState:
 
 
 def save(run_dir: RunDir, step: int, keep: int = 2) -> Path:
-    groups = {group: {"w": torch.full((4,), float(step))} for group in GROUPS}
+    groups = {group: {"w": torch.full((4,), float(step))} for group in ("weights", "optimizer")}
     return save_checkpoint(run_dir, state_of(step), groups, keep=keep)
 
 
@@ -70,7 +69,7 @@ class TestFindCheckpoint:
         found, broken = find_checkpoint(run_dir)
         assert found is not None
         assert found.state == state_of(2)
-        assert found.tensors("first_moments")["w"].tolist() == [2.0] * 4
+        assert found.tensors("optimizer")["w"].tolist() == [2.0] * 4
         assert broken == []
 
     @pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])

@@ -1,4 +1,4 @@
-"""AdamW over one vector equals AdamW over the parameters, and the learning rate has the shape asked for."""
+"""An optimiser over groups equals the library's own over the parameters, and goes on from what it saved."""
 
 from __future__ import annotations
 
@@ -6,54 +6,62 @@ import torch
 from torch import nn
 
 from contracts.train import OptimizerSettings
-from trainer.optim import FlatParameters, clip_, learning_rate, make_adamw
-
-
-class TestFlatAdamw:
-    def test_equals_torchs_own_over_separate_parameters(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        named = {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in SHAPES.items()}
-        own = [nn.Parameter(p.detach().clone()) for p in named.values()]
-        settings = OptimizerSettings(learning_rate=0.1, weight_decay=0.1)
-        flat = FlatParameters(named)
-        ours = make_adamw(flat, settings)
-        theirs = torch.optim.AdamW(own, lr=0.1, weight_decay=0.1, fused=True)
-        for step in range(3):
-            flat.gradient.zero_()
-            for mine, plain in zip(named.values(), own, strict=True):
-                (mine * (step + 1)).square().sum().backward()
-                plain.grad = None
-                (plain * (step + 1)).square().sum().backward()
-            ours.step()
-            theirs.step()
-        for mine, plain in zip(named.values(), own, strict=True):
-            assert torch.equal(mine, plain)
-        assert flat.count == sum(p.numel() for p in own)
-
-    def test_names_lead_to_their_part_of_any_such_vector(self) -> None:
-        flat = FlatParameters({name: nn.Parameter(torch.zeros(shape)) for name, shape in SHAPES.items()})
-        vector = torch.zeros_like(flat.vector.data)
-        flat.fill(vector, {name: torch.full(shape, float(i)) for i, (name, shape) in enumerate(SHAPES.items())})
-        assert [tensor.mean().item() for tensor in flat.split(vector).values()] == [0.0, 1.0, 2.0]
-
+from trainer.flat import FlatParameters
+from trainer.optim import Optimizer, clip_, make_optimizer
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (64, 2)}
+PEAKS = {"unet": 0.1, "text_encoder": 0.01}
 
 
-class TestLearningRate:
-    def test_rises_over_the_warm_up_and_falls_as_a_cosine(self) -> None:
-        settings = OptimizerSettings(learning_rate=1.0, warmup_steps=4)
-        rates = [learning_rate(step, 104, settings) for step in range(1, 105)]
-        assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-        assert rates[4] == 1.0
-        assert abs(rates[54] - 0.5) < 1e-9
-        assert 0 < rates[-1] < 0.001
+def make_named(*names: str, seed: int = 0) -> dict[str, nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: nn.Parameter(torch.randn(SHAPES[name], generator=generator)) for name in names}
 
-    def test_linear_and_constant(self) -> None:
-        linear = OptimizerSettings(learning_rate=1.0, schedule="linear")
-        assert [learning_rate(step, 4, linear) for step in (1, 2, 3, 4)] == [1.0, 0.75, 0.5, 0.25]
-        constant = OptimizerSettings(learning_rate=0.5, schedule="constant")
-        assert {learning_rate(step, 4, constant) for step in (1, 2, 3, 4)} == {0.5}
+
+def make_two_groups(settings: OptimizerSettings) -> tuple[FlatParameters, Optimizer]:
+    flat = FlatParameters({"unet": make_named("a", "b"), "text_encoder": make_named("c", seed=1)})
+    return flat, make_optimizer(flat, settings, PEAKS)
+
+
+def train(flat: FlatParameters, optimizer: Optimizer, steps: range) -> None:
+    for step in steps:
+        flat.gradient.zero_()
+        for parameter in flat.named.values():
+            (parameter * (step + 1)).square().sum().backward()
+        optimizer.step()
+
+
+class TestOptimizer:
+    def test_equals_torchs_own_over_separate_parameters(self) -> None:
+        settings = OptimizerSettings(weight_decay=0.1)
+        flat, ours = make_two_groups(settings)
+        own = {name: nn.Parameter(p.detach().clone()) for name, p in flat.named.items()}
+        groups = [{"params": [own["a"], own["b"]], "lr": 0.1}, {"params": [own["c"]], "lr": 0.01}]
+        theirs = torch.optim.AdamW(groups, weight_decay=0.1, fused=True)
+        for step in range(3):
+            train(flat, ours, range(step, step + 1))
+            for plain in own.values():
+                plain.grad = None
+                (plain * (step + 1)).square().sum().backward()
+            theirs.step()
+        for name, mine in flat.named.items():
+            assert torch.equal(mine, own[name])
+
+    def test_sets_each_group_to_the_share_of_its_own_peak(self) -> None:
+        _, optimizer = make_two_groups(OptimizerSettings())
+        assert optimizer.set_rates(0.5) == {"unet": 0.05, "text_encoder": 0.005}
+
+    def test_goes_on_from_its_state_bit_for_bit(self) -> None:
+        flat, optimizer = make_two_groups(OptimizerSettings())
+        train(flat, optimizer, range(2))
+        saved = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+        weights = flat.vector.detach().clone()
+        train(flat, optimizer, range(2, 5))
+        again, resumed = make_two_groups(OptimizerSettings())
+        again.vector.data.copy_(weights)
+        resumed.load(saved)
+        train(again, resumed, range(2, 5))
+        assert torch.equal(again.vector, flat.vector)
 
 
 class TestClip:

@@ -149,7 +149,7 @@ class TestBf16:
         )
         assert train(recipe, tmp_path / "run", cache_dir) == 0
         checkpoint = tmp_path / "run" / "checkpoints" / "step-00000002"
-        for group in ("weights", "first_moments", "second_moments"):
+        for group in ("weights", "optimizer"):
             assert {tensor.dtype for tensor in load_file(checkpoint / f"{group}.safetensors").values()} == {
                 torch.float32
             }

@@ -1,0 +1,66 @@
+"""Everything that is trained as one vector, cut into named groups of named parameters.
+
+One vector makes the gradients of all ranks one reduction, their norm one pass, and an elementwise update one kernel
+a group. Knows nothing about what the parameters are for, nor how they are updated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+ALIGNMENT = 256
+"""Elements. Each parameter starts a block of the 8-bit optimisers' states, so that no block has two parameters."""
+
+
+class FlatParameters:
+    """Named parameters laid out in one vector; each keeps being a view of it, and so does its gradient.
+
+    Args:
+        groups: group -> name -> parameter, all of one device; the vector has them in this order. Names are
+            unique over all groups.
+    """
+
+    def __init__(self, groups: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+        self._slices: dict[str, tuple[slice, torch.Size]] = {}
+        self.named: dict[str, nn.Parameter] = {}
+        self.groups: dict[str, nn.Parameter] = {}
+        """Each group's part of the vector, with its part of the gradient as ``grad``."""
+        parts: dict[str, slice] = {}
+        end = 0
+        for group, named in groups.items():
+            begin = end
+            for name, parameter in named.items():
+                self._slices[name] = (slice(end, end + parameter.numel()), parameter.shape)
+                end += math.ceil(parameter.numel() / ALIGNMENT) * ALIGNMENT
+                self.named[name] = parameter
+            parts[group] = slice(begin, end)
+        device = next(iter(self.named.values())).device
+        self.vector = nn.Parameter(torch.zeros(end, device=device, dtype=torch.float32))
+        self.gradient = torch.zeros(end, device=device, dtype=torch.float32)
+        self.vector.grad = self.gradient
+        self.count = sum(parameter.numel() for parameter in self.named.values())
+        for name, parameter in self.named.items():
+            view = self._view(self.vector.data, name)
+            view.copy_(parameter.data)
+            parameter.data = view
+            parameter.grad = self._view(self.gradient, name)
+        for group, part in parts.items():
+            self.groups[group] = nn.Parameter(self.vector.data[part])
+            self.groups[group].grad = self.gradient[part]
+
+    def split(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A vector of this layout as named tensors (views)."""
+        return {name: self._view(vector, name) for name in self._slices}
+
+    def fill(self, vector: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write named tensors into a vector of this layout; every name must be there."""
+        for name in self._slices:
+            self._view(vector, name).copy_(tensors[name])
+
+    def _view(self, vector: torch.Tensor, name: str) -> torch.Tensor:
+        where, shape = self._slices[name]
+        return vector[where].view(shape)
