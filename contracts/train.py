@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from contracts.base import PredictionType, TargetSet
+from contracts.captions import CaptionSettings
 from contracts.config import Frozen, digest
 from contracts.failures import NAME_PATTERN, FieldError, InvalidInput, field_errors
 
@@ -80,6 +81,9 @@ class DataSettings(Frozen):
 
     max_aspect: Annotated[float, Field(ge=1, le=8)] = 3.0
     """Widest ratio of a bucket's sides."""
+
+    captions: CaptionSettings = CaptionSettings()
+    """How captions are varied."""
 
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of samples trained without their caption, which classifier-free guidance needs."""

@@ -12,14 +12,22 @@ from typing import NamedTuple
 import torch
 
 
-class Draw(NamedTuple):
-    """The choices for one sample of one step."""
+class Choices(NamedTuple):
+    """What is chosen for one sample of one step besides noise."""
 
     timestep: int
     flipped: bool
     """A number below 0.5 was drawn; the caller decides whether flipping is on."""
     caption_number: float
     """Uniform in [0, 1): the caption is dropped when it is below the share to drop."""
+
+
+class Draw(NamedTuple):
+    """The choices for one sample of one step, and its noise."""
+
+    timestep: int
+    flipped: bool
+    caption_number: float
     posterior: torch.Tensor
     """Standard normal, to draw a latent from the VAE's mean and variance."""
     noise: torch.Tensor
@@ -29,10 +37,14 @@ class Draw(NamedTuple):
 def draw(seed: int, step: int, sample: int, *, timesteps: int, shape: tuple[int, ...]) -> Draw:
     """Choose for one sample; everything is drawn whether it is used or not, so a setting shifts no other choice."""
     generator = keyed_generator("sample", seed, step, sample)
-    timestep = int(torch.randint(timesteps, (), generator=generator))
-    flip, caption = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    choices = _choices(generator, timesteps)
     posterior, noise = torch.randn((2, *shape), generator=generator)
-    return Draw(timestep, flip < 0.5, caption, posterior, noise)
+    return Draw(*choices, posterior, noise)
+
+
+def choose(seed: int, step: int, sample: int, *, timesteps: int) -> Choices:
+    """What ``draw`` chooses, without the noise."""
+    return _choices(keyed_generator("sample", seed, step, sample), timesteps)
 
 
 def keyed_generator(*key: str | int) -> torch.Generator:
@@ -44,3 +56,9 @@ def keyed_seed(*key: str | int) -> int:
     """63 bits from a hash of the key: neighbouring steps and samples share nothing."""
     text = "/".join(str(part) for part in key)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _choices(generator: torch.Generator, timesteps: int) -> Choices:
+    timestep = int(torch.randint(timesteps, (), generator=generator))
+    flip, caption = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    return Choices(timestep, flip < 0.5, caption)

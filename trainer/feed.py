@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from contracts.buckets import Bucket, Placement, bucket_table, default_step_px, place
-from contracts.captions import clean_caption, with_trigger
 from contracts.dataset import VersionRow
 from contracts.train import DataSettings
 from sdxl.conditioning import Conditioning, join, time_ids
+from trainer.captions import Captions
 from trainer.draws import Draw, draw
 from trainer.latents import Latents, Texts, View
 
@@ -38,10 +38,9 @@ class Feed:
     views: Views
     latents: Latents
     texts: Texts
+    captions: Captions
     seed: int
     flip: bool
-    caption_dropout: float
-    trigger_word: str | None
     timesteps: int
     scaling_factor: float
     latent_channels: int
@@ -60,6 +59,10 @@ class Feed:
             time_ids=torch.stack([part[3] for part in parts]).to(self.device),
         )
 
+    def caption_of(self, step: int, index: int) -> str | None:
+        """The text this sample is trained with in this step; None without a caption."""
+        return self.captions(self.samples[index].caption, step, index)
+
     def _sample(self, step: int, index: int) -> tuple[Draw, torch.Tensor, Conditioning, torch.Tensor]:
         row = self.samples[index]
         bucket = self.views.of(row).placement.bucket
@@ -68,8 +71,7 @@ class Feed:
         view = self.views.of(row, flipped=self.flip and drawn.flipped)
         mean, variance = self.latents(view)
         latent = (mean + variance.sqrt() * drawn.posterior) * self.scaling_factor
-        dropped = drawn.caption_number < self.caption_dropout
-        conditioning = self.texts(None if dropped else trained_caption(row.caption, self.trigger_word))
+        conditioning = self.texts(self.caption_of(step, index))
         return drawn, latent, conditioning, sizes_of(row, view)
 
 
@@ -92,11 +94,6 @@ def make_views(data: DataSettings, native_px: int) -> Views:
     """The views of a run on a base of this native size."""
     resolution = data.resolution_px or native_px
     return Views(bucket_table(resolution, data.bucket_step_px or default_step_px(native_px), data.max_aspect))
-
-
-def trained_caption(caption: str, trigger_word: str | None) -> str:
-    """A row's caption as the encoders see it."""
-    return with_trigger(clean_caption(caption), trigger_word)
 
 
 def sizes_of(row: VersionRow, view: View) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from contracts.dataset import VersionRow
 from sdxl.conditioning import join
 from trainer.draws import keyed_generator
-from trainer.feed import Feed, Inputs, sizes_of, trained_caption
+from trainer.feed import Feed, Inputs, sizes_of
 from trainer.objective import Objective
 from trainer.processes import Processes
 
@@ -35,7 +35,7 @@ def _inputs(row: VersionRow, timesteps: int, feed: Feed) -> Inputs:
     mean = feed.latents(view)[0]
     noise = [torch.randn(mean.shape, generator=keyed_generator("held-out", row.image, k)) for k in range(timesteps)]
     levels = [int((k + 0.5) / timesteps * feed.timesteps) for k in range(timesteps)]
-    conditioning = feed.texts(trained_caption(row.caption, feed.trigger_word))
+    conditioning = feed.texts(feed.captions.fixed(row.caption))
     return Inputs(
         latents=(mean * feed.scaling_factor).expand(timesteps, *mean.shape).to(feed.device),
         noise=torch.stack(noise).to(feed.device),

@@ -14,11 +14,13 @@ import torch
 
 from contracts import events
 from contracts.buckets import Schedule
+from contracts.captions import MOST_VARIANTS
 from sdxl.base import Base, identity, load_base
 from sdxl.files import open_base
 from sdxl.tokens import MAX_TOKENS, count_tokens, load_tokenizer
+from trainer.captions import Captions, make_captions
 from trainer.control import Requests
-from trainer.feed import Feed, Views, make_views, trained_caption
+from trainer.feed import Feed, Views, make_views
 from trainer.images import IdentityMemory
 from trainer.latents import Latents, OnDone, Texts, View, cached_latents, cached_texts, live_latents, live_texts
 from trainer.loss import alphas_cumprod
@@ -70,15 +72,15 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     Raises:
         PatinaError: the base or the data cannot be used.
     """
-    base_dir, trigger_word = job.recipe.base_dir, job.recipe.config.trigger_word
+    base_dir = job.recipe.base_dir
     base = load_base(base_dir, dtype=torch.float32, components=frozenset())
     # Hashing a full-size base takes a while: one rank does it for all.
     found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
     data = read_run_data(job.recipe.datasets, IdentityMemory(job.cache_dir / "pictures.jsonl"))
     if processes.is_main:
-        captions = {trained_caption(row.caption, trigger_word) for row in data.mixture.rows}
-        _warn_of_captions(base_dir, data, captions, report)
+        words = make_captions(job.recipe.config, timesteps=1)
+        _warn_of_captions(base_dir, data, {words.fixed(row.caption) for row in data.mixture.rows}, report)
         if data.mixture.kept_out:
             report.warn(f"{data.mixture.kept_out} pictures are held out by another data set and not trained on")
     return Identified(base, base_identity, vae_identity, data)
@@ -93,14 +95,14 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
     """
     config, base, mixture = job.recipe.config, found.base, found.data.mixture
     views = make_views(config.data, base.native_px)
-    prompts = tuple(trained_caption(prompt, config.trigger_word) for prompt in config.preview.prompts)
-    captions = [trained_caption(row.caption, config.trigger_word) for row in mixture.rows]
-    texts = _texts(job, found.base_identity, [*captions, *prompts], processes, requests, report)
+    alphas = alphas_cumprod(base.scheduler_config).to(processes.device)
+    captions = make_captions(config, len(alphas))
+    prompts = tuple(captions.prompt(prompt) for prompt in config.preview.prompts)
+    texts = _texts(job, found, captions, prompts, processes, requests, report)
     latents = _latents(job, found, views, processes, requests, report)
     report(events.Progress(at=time.time(), phase="loading", done=0, total=1))
     model = load_trainable(job.recipe.base_dir, config, processes.device)
     report(events.Progress(at=time.time(), phase="loading", done=1, total=1))
-    alphas = alphas_cumprod(base.scheduler_config).to(processes.device)
     samples = mixture.samples
     return Parts(
         schedule=Schedule(
@@ -115,10 +117,9 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
             views=views,
             latents=latents,
             texts=texts,
+            captions=captions,
             seed=config.seed,
             flip=config.data.flip,
-            caption_dropout=config.data.caption_dropout,
-            trigger_word=config.trigger_word,
             timesteps=len(alphas),
             scaling_factor=base.vae_scaling_factor,
             latent_channels=base.latent_channels,
@@ -132,13 +133,27 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
 
 
 def _texts(
-    job: Job, base_identity: str, captions: Sequence[str], processes: Processes, requests: Requests, report: Report
+    job: Job,
+    found: Identified,
+    captions: Captions,
+    prompts: Sequence[str],
+    processes: Processes,
+    requests: Requests,
+    report: Report,
 ) -> Texts:
-    base_dir, dtype = job.recipe.base_dir, DTYPES[job.recipe.config.precision]
+    base_dir, dtype, mixture = job.recipe.base_dir, DTYPES[job.recipe.config.precision], found.data.mixture
     if not job.use_cache:
         return live_texts(base_dir, dtype, processes)
+    trained = captions.every(pick.row.caption for pick in mixture.train)
+    if trained is None:
+        report.warn(
+            "text embeddings are not cached: with data.captions a caption has more than "
+            f"{MOST_VARIANTS} wordings; each is encoded when it is used, and the text encoders stay in memory"
+        )
+        return live_texts(base_dir, dtype, processes)
+    wanted = sorted({*trained, *(captions.fixed(row.caption) for row in mixture.held_out), *prompts})
     on_done = _announcing("encoding", requests, report)
-    return cached_texts(job.cache_dir, base_dir, base_identity, captions, dtype, processes, on_done)
+    return cached_texts(job.cache_dir, base_dir, found.base_identity, wanted, dtype, processes, on_done)
 
 
 def _latents(
