@@ -93,6 +93,16 @@ class Tracking(_Event):
     where: str
 
 
+class Paced(_Event):
+    """What the run's steps cost beside their floor: the bare UNet's forward and backward to the input, same shape."""
+
+    type: Literal["pace"] = "pace"
+    step_s: float
+    """Median of the steps of the shape that most had."""
+    floor_s: float
+    ratio: float
+
+
 class Warned(_Event):
     """Something the user should know that does not stop the run."""
 
@@ -110,7 +120,7 @@ class Finished(_Event):
 
 
 Event = Annotated[
-    Started | Progress | StepDone | HeldOut | Preview | CheckpointSaved | Tracking | Warned | Finished,
+    Started | Progress | StepDone | HeldOut | Preview | CheckpointSaved | Tracking | Paced | Warned | Finished,
     Field(discriminator="type"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -180,6 +180,9 @@ class TrainConfig(Frozen):
     output_name: Annotated[str, Field(pattern=NAME_PATTERN)] = "lora"
     """Name the weights are registered under."""
 
+    measure_floor: bool = True
+    """Whether a few bare passes of the UNet follow the last step, to say how close to their floor the steps were."""
+
     lora: LoraSettings = LoraSettings()
     """Adapters; without effect when method is full."""
 
@@ -217,7 +220,7 @@ class TrainConfig(Frozen):
         return digest(self.model_dump(mode="json"))
 
 
-RESULT_NEUTRAL_FIELDS = frozenset({"checkpoint", "preview", "held_out", "tracking", "output_name"})
+RESULT_NEUTRAL_FIELDS = frozenset({"checkpoint", "preview", "held_out", "tracking", "output_name", "measure_floor"})
 """Top-level fields a resumed run may change without changing what is learned."""
 
 

@@ -20,6 +20,7 @@ from contracts.events import (
     Event,
     Finished,
     HeldOut,
+    Paced,
     Preview,
     Progress,
     Started,
@@ -148,6 +149,8 @@ def line(view: RunView, event: Event) -> str | None:
         return f"step {event.step}: {event.file} saved"
     if isinstance(event, Tracking):
         return f"W&B: {view.tracking}"
+    if isinstance(event, Paced):
+        return f"a step took {event.step_s:.3g} s, {event.ratio:.2f} x its floor"
     if isinstance(event, Warned):
         return f"warning: {event.message}"
     return f"trainer: {event.state} {event.message}".rstrip() if isinstance(event, Finished) else None

@@ -62,6 +62,8 @@ class Actions:
     save: Callable[[], None]
     preview: Callable[[], None]
     measure: Callable[[], object]
+    timed: Callable[[int, GlobalBatch, float], None]
+    """Told which step took how many seconds, before what is due after it."""
 
 
 def summary_steps(steps: int) -> int:
@@ -114,6 +116,7 @@ def train_steps(
                 images_per_s=len(batch.samples) / seconds,
             )
         )
+        actions.timed(step, batch, seconds)
         wanted = {name for name, count in zip(REQUESTS, asked, strict=True) if count}
         if _after(step, config, wanted, requests, actions):
             return "stopped"

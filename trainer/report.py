@@ -108,6 +108,8 @@ def _words(event: Event) -> str:
             return f"step {event.step}: saved {event.file}"
         case events.Tracking():
             return f"tracking {event.mode}: {event.where}"
+        case events.Paced():
+            return f"a step took {event.step_s:.3g} s, {event.ratio:.2f} x its floor of {event.floor_s:.3g} s"
         case events.Warned():
             return f"warning: {event.message}"
         case events.Finished():

@@ -27,6 +27,7 @@ from trainer.checkpoint import (
 from trainer.control import Requests
 from trainer.environment import describe_environment
 from trainer.files import write_atomically
+from trainer.floor import Paces, pace
 from trainer.held_out import held_out_loss
 from trainer.loop import Actions, Record, summary_steps, train_steps
 from trainer.optim import make_optimizer
@@ -145,6 +146,7 @@ class _Attempt:
     def __post_init__(self) -> None:
         self.model: Trainable = self.parts.objective.model
         self.optimizer = make_optimizer(self.model.parameters, self.config.optimizer, self.model.peak_rates)
+        self.paces = Paces(self.processes, self.config.gradient_accumulation_steps)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         flat = self.model.parameters
@@ -165,7 +167,7 @@ class _Attempt:
             self.processes,
             requests,
             self.report,
-            Actions(save=self.save, preview=self.preview, measure=self.measure),
+            Actions(save=self.save, preview=self.preview, measure=self.measure, timed=self.paces.add),
         )
         if ended == "stopped":
             return Stopped(step=self.record.step)
@@ -173,6 +175,8 @@ class _Attempt:
             self.publish()
         after = self.measure()
         self.preview()
+        if self.config.measure_floor and (paced := pace(self.paces, self.model, self.parts.feed, self.record.step)):
+            self.report(paced)
         part = summary_steps(self.config.steps)
         return Completed(
             step=self.record.step,
