@@ -14,6 +14,7 @@ from contracts.base import PredictionType, TargetSet
 from contracts.captions import CaptionSettings
 from contracts.config import Frozen, digest
 from contracts.failures import NAME_PATTERN, FieldError, InvalidInput, field_errors
+from contracts.optimizers import OptimizerSettings
 
 
 class LoraSettings(Frozen):
@@ -30,34 +31,6 @@ class LoraSettings(Frozen):
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapter's inputs zeroed while training."""
-
-
-class OptimizerSettings(Frozen):
-    """AdamW and its learning-rate schedule, stepped once per optimiser step."""
-
-    kind: Literal["adamw"] = "adamw"
-    """The optimiser."""
-
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
-    """Peak learning rate."""
-
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Decoupled weight decay."""
-
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay rates of the two moment estimates."""
-
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the denominator."""
-
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Gradients are scaled down to this norm; null turns clipping off."""
-
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Shape of the learning rate after warm-up."""
-
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which the learning rate rises from zero."""
 
 
 class LossSettings(Frozen):
@@ -209,9 +182,10 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.optimizer.warmup_steps >= self.steps:
+        if self.optimizer.warmup(self.steps) >= self.steps:
             raise ValueError(
-                f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) must be below steps ({self.steps})"
+                f"the warm-up of {self.optimizer.warmup(self.steps)} steps (optimizer.warmup_steps) must be below"
+                f" steps ({self.steps})"
             )
         return self
 

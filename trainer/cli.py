@@ -7,6 +7,7 @@ it would take. Knows nothing about how either is done.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 from contracts.failures import FAILURES, InvalidInput, PatinaError
 from contracts.rundir import Failed, RunDir
 from trainer.files import write_atomically
+from trainer.needs import refuse_missing_libraries
 from trainer.recipe import Recipe, read_recipe
 
 FAILED = 1
@@ -52,6 +54,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _train(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
+    refuse_missing_libraries(recipe.config)
+    # bitsandbytes recommends a further library when it is loaded, which diffusers does whether it is used or not.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # The one place of inner imports: torch is loaded once the recipe is known to be right.
     from trainer.attempt import attempt
     from trainer.parts import Job

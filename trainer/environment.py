@@ -6,13 +6,17 @@ Knows nothing about the run. Records names and versions, never a variable's valu
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib import metadata
+from importlib.util import find_spec
 
 import torch
 
 from contracts.rundir import Environment
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "datasets", "safetensors", "numpy", "pillow")
+OPTIONAL = ("bitsandbytes",)
+"""Libraries that only some settings need."""
 
 
 def describe_environment(device: torch.device, processes: int) -> Environment:
@@ -24,7 +28,7 @@ def describe_environment(device: torch.device, processes: int) -> Environment:
         threads=torch.get_num_threads(),
         processes=processes,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        versions={name: metadata.version(name) for name in LIBRARIES},
+        versions={name: metadata.version(name) for name in LIBRARIES} | _installed(OPTIONAL),
     )
 
 
@@ -40,3 +44,7 @@ def differences(before: Environment, now: Environment) -> list[str]:
         if old != new:
             found.append(f"{library} was {old}, is {new}")
     return found
+
+
+def _installed(names: Sequence[str]) -> dict[str, str]:
+    return {name: metadata.version(name) for name in names if find_spec(name) is not None}

@@ -7,7 +7,7 @@ a group. Knows nothing about what the parameters are for, nor how they are updat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ class FlatParameters:
     def __init__(self, groups: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
         self._slices: dict[str, tuple[slice, torch.Size]] = {}
         self.named: dict[str, nn.Parameter] = {}
+        self._members = {group: tuple(named) for group, named in groups.items()}
         self.groups: dict[str, nn.Parameter] = {}
         """Each group's part of the vector, with its part of the gradient as ``grad``."""
         parts: dict[str, slice] = {}
@@ -48,9 +49,9 @@ class FlatParameters:
             view.copy_(parameter.data)
             parameter.data = view
             parameter.grad = self._view(self.gradient, name)
+        self._parts = parts
         for group, part in parts.items():
-            self.groups[group] = nn.Parameter(self.vector.data[part])
-            self.groups[group].grad = self.gradient[part]
+            self.groups[group] = self._parameter(part, (-1,))
 
     def split(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         """A vector of this layout as named tensors (views)."""
@@ -60,6 +61,26 @@ class FlatParameters:
         """Write named tensors into a vector of this layout; every name must be there."""
         for name in self._slices:
             self._view(vector, name).copy_(tensors[name])
+
+    def pieces(self, group: str, elements: int) -> dict[str, nn.Parameter]:
+        """A group in pieces of at most ``elements`` (a multiple of ALIGNMENT), with their parts of the gradient."""
+        part = self._parts[group]
+        starts = range(part.start, part.stop, elements)
+        slices = [slice(start, min(start + elements, part.stop)) for start in starts]
+        return {f"{group}.{number}": self._parameter(where, (-1,)) for number, where in enumerate(slices)}
+
+    def views(self, group: str, shape: Callable[[Sequence[int]], Sequence[int]]) -> dict[str, nn.Parameter]:
+        """A group parameter by parameter in other shapes, with their parts of the gradient."""
+        found = {}
+        for name in self._members[group]:
+            where, own = self._slices[name]
+            found[name] = self._parameter(where, shape(own))
+        return found
+
+    def _parameter(self, where: slice, shape: Sequence[int]) -> nn.Parameter:
+        parameter = nn.Parameter(self.vector.data[where].view(*shape))
+        parameter.grad = self.gradient[where].view(*shape)
+        return parameter
 
     def _view(self, vector: torch.Tensor, name: str) -> torch.Tensor:
         where, shape = self._slices[name]

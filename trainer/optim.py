@@ -6,31 +6,38 @@ parameters are for, nor where the share of the peak rate comes from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.optimization import Adafactor
 
-from contracts.train import OptimizerSettings
+from contracts.optimizers import BITSANDBYTES_KINDS, OptimizerSettings
 from trainer.flat import FlatParameters
+
+PIECE_ELEMENTS = 1 << 24
+"""bitsandbytes counts elements in 32 bits, and its CPU kernels work on fp32 copies: it is given so many at once."""
+
+Groups = Mapping[str, Mapping[str, nn.Parameter]]
+"""What an optimiser updates, by group and name."""
 
 
 class Optimizer:
-    """A library's optimiser over named tensors, with states that can be saved.
+    """A library's optimiser over named tensors, with a state that can be saved.
 
     Args:
-        inner: it; one parameter group for each group that has a peak rate, in that order.
-        updated: what it updates, by name.
+        inner: it; one parameter group for each of ``groups``, in that order.
+        groups: what it updates.
         peaks: peak learning rate of each group.
     """
 
-    def __init__(
-        self, inner: torch.optim.Optimizer, updated: Mapping[str, nn.Parameter], peaks: Mapping[str, float]
-    ) -> None:
+    def __init__(self, inner: torch.optim.Optimizer, groups: Groups, peaks: Mapping[str, float]) -> None:
         self._inner = inner
-        self._updated = updated
-        self._peaks = peaks
+        self._updated = {name: parameter for named in groups.values() for name, parameter in named.items()}
+        self._peaks = {group: peaks[group] for group in groups}
 
     def set_rates(self, share: float) -> dict[str, float]:
         """Set every group's learning rate to a share of its peak; returns them."""
@@ -43,9 +50,12 @@ class Optimizer:
         self._inner.step()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything kept between steps as "name/state" -> tensor; a whole number is int64, another float64."""
+        """Everything kept between steps as "name/state" -> tensor; a whole number is int64, another float64.
+
+        The quantisation maps of 8-bit states are among it: a state means nothing under another map.
+        """
         return {
-            f"{name}/{key}": value if isinstance(value, torch.Tensor) else _boxed(value)
+            f"{name}/{key}": value.clone() if key.startswith("qmap") else _as_tensor(value)
             for name, parameter in self._updated.items()
             for key, value in self._inner.state.get(parameter, {}).items()
         }
@@ -67,9 +77,26 @@ class Optimizer:
 
 def make_optimizer(parameters: FlatParameters, settings: OptimizerSettings, peaks: Mapping[str, float]) -> Optimizer:
     """The optimiser of ``settings`` over all groups; ``peaks`` has each group's learning rate at its highest."""
-    groups: list[dict[str, Any]] = [{"params": [parameters.groups[group]], "lr": peak} for group, peak in peaks.items()]
-    inner = _adamw(groups, settings)
-    return Optimizer(inner, parameters.groups, peaks)
+    groups = {group: _cut(parameters, group, settings) for group in parameters.groups}
+    return Optimizer(make_inner(groups, settings, peaks), groups, peaks)
+
+
+def make_inner(groups: Groups, settings: OptimizerSettings, peaks: Mapping[str, float]) -> torch.optim.Optimizer:
+    """A library's optimiser over these tensors, with its state there from the start where the library lets it be."""
+    listed: list[dict[str, Any]] = [
+        {"params": list(named.values()), "lr": peaks[group]} for group, named in groups.items()
+    ]
+    if settings.kind == "adamw":
+        return _adamw(listed, settings)
+    if settings.kind == "adafactor":
+        # The rate is the schedule's alone: the paper's own relative steps have no use for one.
+        return Adafactor(listed, weight_decay=settings.weight_decay, scale_parameter=False, relative_step=False)
+    return _eight_bit(listed, settings)
+
+
+def as_matrix(shape: Sequence[int]) -> tuple[int, ...]:
+    """How Adafactor sees a parameter: a kernel as the matrix [out, in x k x k], whose rows and columns are few."""
+    return (shape[0], -1) if len(shape) > 2 else tuple(shape)
 
 
 def clip_(gradient: torch.Tensor, max_norm: float | None) -> float:
@@ -80,8 +107,19 @@ def clip_(gradient: torch.Tensor, max_norm: float | None) -> float:
     return norm
 
 
+def _cut(parameters: FlatParameters, group: str, settings: OptimizerSettings) -> dict[str, nn.Parameter]:
+    """A group in the pieces its optimiser wants: whole, in blocks of bounded size, or matrix by matrix."""
+    if settings.kind in BITSANDBYTES_KINDS:
+        return parameters.pieces(group, PIECE_ELEMENTS)
+    if settings.kind == "adafactor":
+        return parameters.views(group, as_matrix)
+    return {group: parameters.groups[group]}
+
+
 def _adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Fused AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), its moments there from the start."""
+    """Loshchilov and Hutter 2019 (arXiv:1711.05101), one fused kernel."""
+    assert settings.betas is not None
+    assert settings.epsilon is not None
     inner = torch.optim.AdamW(
         groups, betas=settings.betas, eps=settings.epsilon, weight_decay=settings.weight_decay, fused=True
     )
@@ -95,5 +133,29 @@ def _adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.o
     return inner
 
 
-def _boxed(number: float) -> torch.Tensor:
-    return torch.tensor(number, dtype=torch.int64 if isinstance(number, int) else torch.float64)
+def _eight_bit(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Dettmers et al. 2022 (arXiv:2110.02861): states in 8 bits, a scale for every 256 elements.
+
+    The library is loaded here and not above: it is optional, and trainer/needs.py has made sure of it.
+    """
+    optim = importlib.import_module("bitsandbytes").optim
+    shared = {"betas": settings.betas, "weight_decay": settings.weight_decay, "min_8bit_size": 0}
+    if settings.kind == "lion8bit":
+        inner = optim.Lion8bit(groups, **shared)
+    else:
+        kind = optim.PagedAdamW8bit if settings.kind == "paged-adamw8bit" else optim.AdamW8bit
+        inner = kind(groups, eps=settings.epsilon, **shared)
+    with warnings.catch_warnings():
+        # On a CPU there is nothing to page out to, which docs/recipes.md says.
+        warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+        for number, group in enumerate(inner.param_groups):
+            for place, parameter in enumerate(group["params"]):
+                inner.init_state(group, parameter, number, place)
+    made: torch.optim.Optimizer = inner
+    return made
+
+
+def _as_tensor(value: torch.Tensor | float) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)

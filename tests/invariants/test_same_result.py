@@ -59,6 +59,8 @@ class TestBitForBit:
         assert started.processes == 2
         assert same(weights_of(tmp_path / "run"), weights_of(finished))
         assert losses(tmp_path / "run") == losses(finished)
+        # The schedule is stepped once per optimiser step, whatever the process count.
+        assert rates(tmp_path / "run") == rates(finished)
         one, two = outcome_of(finished), outcome_of(tmp_path / "run")
         assert isinstance(one, Completed)
         assert isinstance(two, Completed)
@@ -214,6 +216,10 @@ class TestAccelerateLaunch:
         done = launch([*words, *command(recipe, tmp_path / "run", cache_dir)], environment())
         assert done.returncode == 0, done.stdout + done.stderr
         assert same(weights_of(tmp_path / "run"), weights_of(finished))
+
+
+def rates(run_dir: Path) -> list[float]:
+    return [event.learning_rate for event in events_of(run_dir) if isinstance(event, events.StepDone)]
 
 
 def request(how: str, run_dir: RunDir) -> None:
