@@ -12,7 +12,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -32,7 +32,10 @@ Wording = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class CaptionSettings(Frozen):
-    """How captions are varied from sample to sample."""
+    """How much of captions is read, and how they are varied from sample to sample."""
+
+    max_tokens: Literal[75, 150, 225] = 75
+    """How much of a caption is read, in chunks of the 75 tokens CLIP takes at once; longer ones are named."""
 
     shuffle: bool = False
     """Put the comma-separated tags of a caption in another order each time."""

@@ -56,7 +56,7 @@ class DataSettings(Frozen):
     """Widest ratio of a bucket's sides."""
 
     captions: CaptionSettings = CaptionSettings()
-    """How captions are varied."""
+    """How captions are read and varied."""
 
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of samples trained without their caption, which classifier-free guidance needs."""

@@ -22,6 +22,7 @@ from sdxl.base import load_base
 from sdxl.conditioning import Conditioning, encode_prompts, join, unconditional
 from sdxl.lora import serve
 from sdxl.sampling import sample, to_bytes
+from sdxl.tokens import LONGEST_TOKENS
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,9 @@ class Engine:
     def _encoded(self, prompts: Sequence[str]) -> Conditioning:
         """Each distinct prompt encoded once and alone, so that its bits do not depend on its neighbours."""
         known = {
-            prompt: encode_prompts(self.base, [prompt]) if prompt else unconditional(self.base)
+            prompt: encode_prompts(self.base, [prompt], max_tokens=LONGEST_TOKENS)
+            if prompt
+            else unconditional(self.base)
             for prompt in dict.fromkeys(prompts)
         }
         return join([known[prompt] for prompt in prompts])

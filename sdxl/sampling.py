@@ -13,7 +13,7 @@ from diffusers import EulerDiscreteScheduler
 from numpy.typing import NDArray
 
 from sdxl.base import Base
-from sdxl.conditioning import Conditioning, time_ids
+from sdxl.conditioning import Conditioning, join, time_ids
 
 OnStep = Callable[[int, int], None]
 """Called after each step with (steps done, steps in all); raising from it stops the sampling."""
@@ -84,13 +84,13 @@ def denoise(
     scheduler = EulerDiscreteScheduler.from_config(base.scheduler_config)
     scheduler.set_timesteps(steps, device=base.device)
     scheduler.set_begin_index(0)
-    text, pooled, sizes = conditioning.text, conditioning.pooled, sizes.to(base.device)
+    sizes = sizes.to(base.device)
     if negative is not None:
-        text, pooled = torch.cat([negative.text, text]), torch.cat([negative.pooled, pooled])
+        conditioning = join([negative, conditioning])
         sizes = torch.cat([sizes, sizes])
     scale = _guidance(guidance_scale, latents)
-    added = {"text_embeds": pooled.to(base.dtype), "time_ids": sizes}
-    text = text.to(base.dtype)
+    added = {"text_embeds": conditioning.pooled.to(base.dtype), "time_ids": sizes}
+    text = conditioning.text.to(base.dtype)
 
     latents = latents * scheduler.init_noise_sigma
     for done, timestep in enumerate(scheduler.timesteps, start=1):

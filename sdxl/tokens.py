@@ -10,7 +10,9 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 MAX_TOKENS = 75
-"""What CLIP reads of a caption, besides the start and the end token."""
+"""What CLIP reads of a text at once, besides the start and the end token."""
+LONGEST_TOKENS = 3 * MAX_TOKENS
+"""What is read of a prompt, chunk by chunk."""
 
 _WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
@@ -44,12 +46,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def cut_off(tokenizer: Tokenizer, caption: str) -> str:
+def cut_off(tokenizer: Tokenizer, caption: str, max_tokens: int = MAX_TOKENS) -> str:
     """The end of a caption that the model does not read."""
-    starts = [start for start, _ in tokenizer.encode(caption, add_special_tokens=False).offsets[MAX_TOKENS:]]
+    starts = [start for start, _ in tokenizer.encode(caption, add_special_tokens=False).offsets[max_tokens:]]
     return caption[starts[0] :] if starts else ""
 
 
 def count_tokens(tokenizer: Tokenizer, caption: str) -> int:
-    """Tokens of a caption without start and end; more than ``MAX_TOKENS`` is cut off by the model."""
+    """Tokens of a caption without start and end; the model reads so many as the run's ``max_tokens`` says."""
     return len(tokenizer.encode(caption, add_special_tokens=False).ids)

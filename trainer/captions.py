@@ -42,6 +42,10 @@ class Captions:
         """What a preview is made from: the trigger word is put in front, nothing else is changed."""
         return with_trigger(clean_caption(text), self.trigger_word)
 
+    def possible(self, caption: str) -> frozenset[str]:
+        """What a caption can become, or, where that is too much, one of it with every tag."""
+        return every_wording(caption, self.trigger_word, self.settings) or frozenset({self.fixed(caption)})
+
     def every(self, captions: Iterable[str]) -> frozenset[str] | None:
         """All texts that samples of these captions can see; None when one caption has too many of them."""
         found: set[str] = set()

@@ -18,6 +18,7 @@ from contracts.buckets import Placement
 from contracts.failures import FailureCode, PatinaError
 from sdxl.base import TEXT_COMPONENTS, load_base
 from sdxl.conditioning import Conditioning, encode_prompts, unconditional
+from sdxl.tokens import MAX_TOKENS
 from trainer.control import StopRequested
 from trainer.images import decode, to_tensor
 from trainer.processes import Processes
@@ -79,7 +80,7 @@ def cached_latents(
         _fill(shards, missing, lambda key: encode.entry(by_key[key]), processes, on_done)
 
     def latents(view: View) -> tuple[torch.Tensor, torch.Tensor]:
-        entry = shards[view.key]
+        entry = shards.read(view.key, lambda: _LiveLatents(base_dir, read, processes.device).entry(view))
         return entry["mean"], entry["variance"]
 
     return latents
@@ -90,6 +91,7 @@ def cached_texts(
     base_dir: Path,
     base_identity: str,
     captions: Sequence[str],
+    max_tokens: int,
     dtype: torch.dtype,
     processes: Processes,
     on_done: OnDone,
@@ -97,14 +99,17 @@ def cached_texts(
     """Encode the captions that are not in the cache (and the empty condition) and read all of them from it."""
     kind = str(dtype).removeprefix("torch.")
     shards = Shards(folder / "texts" / f"{base_identity[:32]}-{kind}")
-    by_key = {_text_key(text): text for text in (None, *captions)}
+    by_key = {_text_key(text, max_tokens): text for text in (None, *captions)}
     missing = processes.from_main([key for key in by_key if key not in shards])
     if missing:
-        encode = _LiveTexts(base_dir, dtype, processes.device)
+        encode = _LiveTexts(base_dir, max_tokens, dtype, processes.device)
         _fill(shards, missing, lambda key: encode.entry(by_key[key]), processes, on_done)
 
     def texts(caption: str | None) -> Conditioning:
-        entry = shards[_text_key(caption)]
+        entry = shards.read(
+            _text_key(caption, max_tokens),
+            lambda: _LiveTexts(base_dir, max_tokens, dtype, processes.device).entry(caption),
+        )
         return Conditioning(entry["text"], entry["pooled"])
 
     return texts
@@ -115,9 +120,9 @@ def live_latents(base_dir: Path, read: Callable[[str], bytes], processes: Proces
     return _LiveLatents(base_dir, read, processes.device)
 
 
-def live_texts(base_dir: Path, dtype: torch.dtype, processes: Processes) -> Texts:
+def live_texts(base_dir: Path, max_tokens: int, dtype: torch.dtype, processes: Processes) -> Texts:
     """Encode anew at every use, the text encoders staying in memory: what the cache must equal."""
-    return _LiveTexts(base_dir, dtype, processes.device)
+    return _LiveTexts(base_dir, max_tokens, dtype, processes.device)
 
 
 class _LiveLatents:
@@ -140,23 +145,30 @@ class _LiveLatents:
 
 
 class _LiveTexts:
-    def __init__(self, base_dir: Path, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, base_dir: Path, max_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
         # Encoded in fp32 and then rounded: the encoders do not stay, so their size does not matter.
         self._base = load_base(base_dir, dtype=torch.float32, device=device, components=TEXT_COMPONENTS)
         self._dtype = dtype
+        self._max_tokens = max_tokens
 
     def __call__(self, caption: str | None) -> Conditioning:
         entry = self.entry(caption)
         return Conditioning(entry["text"], entry["pooled"])
 
     def entry(self, caption: str | None) -> dict[str, torch.Tensor]:
-        found = unconditional(self._base) if caption is None else encode_prompts(self._base, [caption])
+        if caption is None:
+            found = unconditional(self._base)
+        else:
+            found = encode_prompts(self._base, [caption], max_tokens=self._max_tokens)
         found = found.to(device="cpu", dtype=self._dtype)
         return {"text": found.text, "pooled": found.pooled}
 
 
-def _text_key(caption: str | None) -> str:
-    return "none" if caption is None else hashlib.sha256(caption.encode()).hexdigest()
+def _text_key(caption: str | None, max_tokens: int) -> str:
+    if caption is None:
+        return "none"
+    text = hashlib.sha256(caption.encode()).hexdigest()
+    return text if max_tokens == MAX_TOKENS else f"{text}/{max_tokens}"
 
 
 def _fill(

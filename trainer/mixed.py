@@ -23,11 +23,6 @@ class RunData:
     read: Callable[[str], bytes]
     """The picture file of an image identity, from the first data set that has it."""
 
-    @property
-    def without_caption(self) -> int:
-        """Rows that have no words of their own."""
-        return sum(not row.caption for row in self.mixture.rows)
-
 
 def read_run_data(sources: Sequence[DataSource], memory: IdentityMemory) -> RunData:
     """Read every data set of a run.

@@ -6,7 +6,7 @@ Knows nothing about steps, checkpoints or endings.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,7 @@ from contracts import events
 from contracts.buckets import Schedule
 from contracts.captions import MOST_VARIANTS
 from sdxl.base import Base, identity, load_base
-from sdxl.files import open_base
-from sdxl.tokens import MAX_TOKENS, count_tokens, load_tokenizer
+from trainer.caption_report import caption_warnings
 from trainer.captions import Captions, make_captions
 from trainer.control import Requests
 from trainer.feed import Feed, Views, make_views
@@ -80,7 +79,8 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     data = read_run_data(job.recipe.datasets, IdentityMemory(job.cache_dir / "pictures.jsonl"))
     if processes.is_main:
         words = make_captions(job.recipe.config, timesteps=1)
-        _warn_of_captions(base_dir, data, {words.fixed(row.caption) for row in data.mixture.rows}, report)
+        for message in caption_warnings(base.files, data.mixture.rows, words, words.settings.max_tokens):
+            report.warn(message)
         if data.mixture.kept_out:
             report.warn(f"{data.mixture.kept_out} pictures are held out by another data set and not trained on")
     return Identified(base, base_identity, vae_identity, data)
@@ -143,17 +143,26 @@ def _texts(
 ) -> Texts:
     base_dir, dtype, mixture = job.recipe.base_dir, DTYPES[job.recipe.config.precision], found.data.mixture
     if not job.use_cache:
-        return live_texts(base_dir, dtype, processes)
+        return live_texts(base_dir, captions.settings.max_tokens, dtype, processes)
     trained = captions.every(pick.row.caption for pick in mixture.train)
     if trained is None:
         report.warn(
             "text embeddings are not cached: with data.captions a caption has more than "
             f"{MOST_VARIANTS} wordings; each is encoded when it is used, and the text encoders stay in memory"
         )
-        return live_texts(base_dir, dtype, processes)
+        return live_texts(base_dir, captions.settings.max_tokens, dtype, processes)
     wanted = sorted({*trained, *(captions.fixed(row.caption) for row in mixture.held_out), *prompts})
     on_done = _announcing("encoding", requests, report)
-    return cached_texts(job.cache_dir, base_dir, found.base_identity, wanted, dtype, processes, on_done)
+    return cached_texts(
+        job.cache_dir,
+        base_dir,
+        found.base_identity,
+        wanted,
+        captions.settings.max_tokens,
+        dtype,
+        processes,
+        on_done,
+    )
 
 
 def _latents(
@@ -181,12 +190,3 @@ def _announcing(phase: str, requests: Requests, report: Report) -> OnDone:
         return requests.stop_wanted()
 
     return on_done
-
-
-def _warn_of_captions(base_dir: Path, data: RunData, captions: Set[str], report: Report) -> None:
-    if data.without_caption:
-        report.warn(f"{data.without_caption} of {len(data.mixture.rows)} pictures have no caption")
-    tokenizer = load_tokenizer(open_base(base_dir).tokenizer_dir / "tokenizer")
-    cut = sum(count_tokens(tokenizer, caption) > MAX_TOKENS for caption in captions)
-    if cut:
-        report.warn(f"{cut} captions are longer than {MAX_TOKENS} tokens; the model reads only their beginning")

@@ -180,7 +180,7 @@ class TestReadRunData:
     def test_repeats_and_weight_make_a_row_several_samples(self, tmp_path: Path, memory: IdentityMemory) -> None:
         write_parquet(tmp_path, [{"image": {"bytes": picture((0, 0, 0)), "path": None}, "repeats": 3}])
         found = read_run_data([DataSource(path=tmp_path, weight=2)], memory)
-        assert (len(found.mixture.samples.rows), found.without_caption) == (6, 1)
+        assert len(found.mixture.samples.rows) == 6
 
     def test_one_data_set_is_named_by_its_own_digest(self, tmp_path: Path, memory: IdentityMemory) -> None:
         (tmp_path / "a.png").write_bytes(picture((0, 0, 0)))

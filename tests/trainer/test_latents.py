@@ -15,7 +15,7 @@ from trainer.control import StopRequested
 from trainer.data import Dataset, read_dataset
 from trainer.feed import Views
 from trainer.images import IdentityMemory
-from trainer.latents import Latents, View, cached_latents, cached_texts, live_latents
+from trainer.latents import Latents, Texts, View, cached_latents, cached_texts, live_latents, live_texts
 from trainer.processes import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -71,14 +71,28 @@ class TestCachedLatents:
 
 class TestCachedTexts:
     def test_keep_captions_and_the_empty_condition_in_the_computing_type(self, base_dir: Path, tmp_path: Path) -> None:
-        def texts() -> trainer.latents.Texts:
-            return cached_texts(tmp_path, base_dir, "base", ["a cat"], torch.bfloat16, ALONE, lambda done, total: False)
+        def texts() -> Texts:
+            return cached_texts(tmp_path, base_dir, "base", ["a cat"], 75, torch.bfloat16, ALONE, lambda *_: False)
 
         texts()
         found = texts()
         assert found("a cat").text.dtype == torch.bfloat16
         assert found("a cat").text.shape == (1, 77, 64)
         assert found(None).text.abs().max() == 0
+
+    def test_long_captions_equal_what_is_encoded_live_and_keep_apart_from_cut_ones(
+        self, base_dir: Path, tmp_path: Path
+    ) -> None:
+        captions = ["cat " * 200, "a cat"]
+        for max_tokens, length in ((75, 77), (150, 154), (225, 231)):
+            live = live_texts(base_dir, max_tokens, torch.float32, ALONE)
+            cached = cached_texts(
+                tmp_path, base_dir, "base", captions, max_tokens, torch.float32, ALONE, lambda *_: False
+            )
+            assert [cached(caption).text.shape[1] for caption in captions] == [length, 77]
+            for caption in captions:
+                assert torch.equal(cached(caption).text, live(caption).text)
+                assert torch.equal(cached(caption).pooled, live(caption).pooled)
 
 
 def test_the_pictures_helper_makes_two_buckets(tmp_path: Path) -> None:
