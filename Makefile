@@ -4,6 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+# Tests run on as many workers as there are cores, four at most: each may hold 2 GB. A file's tests stay on one worker,
+# with what they share, and start in the order of tests/conftest.py. One thread each, as the bitwise promises need.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
 .PHONY: help setup demo up test test-slow test-full check format demo-base demo-base-eval demo-data bench-ingest clean
 
@@ -27,7 +32,7 @@ up: $(STAMP) ## Start the server, the broker and the workers; Ctrl-C stops them 
 	$(BIN)/patina up
 
 test: $(STAMP) ## Every test but the slow ones: real processes, real files, real broker
-	$(BIN)/python -m pytest -m "not slow and not full and not gpu"
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow and not full and not gpu" $(PARALLEL)
 
 test-slow: $(STAMP) ## The real but long tests
 	$(BIN)/python -m pytest -m "slow and not gpu"
