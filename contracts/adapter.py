@@ -31,6 +31,8 @@ class AdapterHeader(Frozen):
     targets: TargetSet | None
     resolution_px: int
     prediction_type: PredictionType
+    zero_terminal_snr: bool = False
+    """Trained on a noise schedule that ends in pure noise: sample on such a one, with trailing steps."""
     steps: int
     created: str
     """ISO 8601, UTC."""
@@ -47,6 +49,7 @@ class AdapterHeader(Frozen):
             "modelspec.date": self.created,
             "modelspec.prediction_type": "v" if self.prediction_type == "v_prediction" else "epsilon",
             "ss_v2": "False",
+            "ss_zero_terminal_snr": str(self.zero_terminal_snr),
             "ss_base_model_version": "sdxl_base_v1-0",
             "ss_output_name": self.name,
             "ss_steps": str(self.steps),

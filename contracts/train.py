@@ -5,15 +5,18 @@ Knows nothing about where things are: no field is a path, a URL or a repository 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from contracts.base import PredictionType, TargetSet
+from contracts.base import TargetSet
 from contracts.captions import CaptionSettings
 from contracts.config import Frozen, digest
-from contracts.failures import NAME_PATTERN, FieldError, InvalidInput, field_errors
+from contracts.failures import NAME_PATTERN, Contradictions, FieldError, InvalidInput, field_errors
+from contracts.objective import LossSettings
 from contracts.optimizers import OptimizerSettings
 
 
@@ -31,16 +34,6 @@ class LoraSettings(Frozen):
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapter's inputs zeroed while training."""
-
-
-class LossSettings(Frozen):
-    """The denoising objective."""
-
-    prediction_type: PredictionType | None = None
-    """What the UNet predicts; null reads it from the base."""
-
-    min_snr_gamma: Annotated[float, Field(gt=0)] | None = 5.0
-    """Min-SNR loss weighting (Hang et al. 2023, arXiv:2303.09556); null weighs all timesteps alike."""
 
 
 class DataSettings(Frozen):
@@ -182,17 +175,20 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.optimizer.warmup(self.steps) >= self.steps:
-            raise ValueError(
-                f"the warm-up of {self.optimizer.warmup(self.steps)} steps (optimizer.warmup_steps) must be below"
-                f" steps ({self.steps})"
-            )
+        errors = []
+        if (warmup := self.optimizer.warmup(self.steps)) >= self.steps:
+            message = f"the warm-up of {warmup} steps must be below steps ({self.steps})"
+            errors.append(FieldError(pointer="/optimizer/warmup_steps", message=message))
+        if errors:
+            raise Contradictions(errors)
         return self
 
     def digest(self) -> str:
         """sha256 of the configuration, written into the weights' header."""
         return digest(self.model_dump(mode="json"))
 
+
+SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 RESULT_NEUTRAL_FIELDS = frozenset({"checkpoint", "preview", "held_out", "tracking", "output_name", "measure_floor"})
 """Top-level fields a resumed run may change without changing what is learned."""
@@ -201,12 +197,14 @@ RESULT_NEUTRAL_FIELDS = frozenset({"checkpoint", "preview", "held_out", "trackin
 def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> TrainConfig:
     """Build a config from a recipe's values and dotted overrides such as ``{"lora.rank": 8}``.
 
+    Types are taken at their word: "False" is no boolean, true is no number and "8" is none either.
+
     Raises:
-        InvalidInput: with every unknown key and wrong value at once.
+        InvalidInput: with every unknown key, wrong value and contradiction at once.
     """
     merged, errors = _with_overrides(values, overrides or {})
     try:
-        config = TrainConfig.model_validate(merged)
+        config = _validated(merged)
     except ValidationError as error:
         raise InvalidInput([*errors, *field_errors(error)], hint="See docs/recipes.md for every setting.") from None
     if errors:
@@ -214,8 +212,32 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any] | None 
     return config
 
 
+def _validated(values: dict[str, Any]) -> TrainConfig:
+    """Strictly, but for lists, which YAML and JSON have where the tree has tuples."""
+    try:
+        return TrainConfig.model_validate(_with_tuples(values), strict=True)
+    except ValidationError as error:
+        # YAML 1.1 reads 1e-4 as text, because it wants a dot; people do not.
+        texts = [e for e in error.errors() if e["type"] == "float_type" and SCIENTIFIC.fullmatch(str(e["input"]))]
+        if not texts:
+            raise
+        for text in texts:
+            *parents, last = text["loc"]
+            node: Any = values
+            for parent in parents:
+                node = node[parent]
+            node[last] = float(text["input"])
+        return TrainConfig.model_validate(_with_tuples(values), strict=True)
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(inside) for key, inside in value.items()}
+    return tuple(_with_tuples(inside) for inside in value) if isinstance(value, list | tuple) else value
+
+
 def _with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldError]]:
-    merged: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    merged: dict[str, Any] = deepcopy(dict(values))
     errors = []
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")

@@ -118,9 +118,9 @@ def shapes(files: BaseFiles, component: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def predicts_velocity(files: BaseFiles) -> bool:
-    """Whether a single file marks itself as v-prediction (an empty tensor named v_pred is the custom)."""
-    return files.single_file and "v_pred" in _file_shapes(files.path)
+def is_marked(files: BaseFiles, mark: str) -> bool:
+    """Whether a single file says this of itself: an empty tensor named v_pred or ztsnr is the custom."""
+    return files.single_file and mark in _file_shapes(files.path)
 
 
 def _renamed(files: BaseFiles, component: str, keys: Any, read: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -6,15 +6,21 @@ structure; sdxl/files.py says where the tensors are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from contracts.base import PredictionType
 from sdxl import files as base_files
 from sdxl.family import unreadable
 from sdxl.files import BaseFiles
+
+ZERO_TERMINAL_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+"""Of a scheduler's config: betas rescaled so that the last step is pure noise, and sampling that begins there
+(Lin et al. 2023, arXiv:2305.08891, §3.2 and §3.3)."""
 
 
 def load_network(files: BaseFiles, component: str, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
@@ -67,14 +73,30 @@ def unet_from_config(settings: dict[str, Any]) -> Any:
 
 
 def scheduler_config(files: BaseFiles) -> dict[str, Any]:
-    """The scheduler's config with the prediction type filled in."""
+    """The scheduler's config with the prediction type filled in, and what a single file says of itself."""
     settings = base_files.config(files, "scheduler")
     settings.setdefault("prediction_type", "epsilon")
-    if base_files.predicts_velocity(files):
+    if base_files.is_marked(files, "v_pred"):
         settings["prediction_type"] = "v_prediction"
+    if base_files.is_marked(files, "ztsnr"):
+        settings |= ZERO_TERMINAL_SNR
     if settings["prediction_type"] not in ("epsilon", "v_prediction"):
         raise unreadable(f"It predicts '{settings['prediction_type']}'; only epsilon and v_prediction are known.")
     return settings
+
+
+def schedule_as_trained(
+    settings: Mapping[str, Any], prediction_type: PredictionType | None, zero_terminal_snr: bool | None
+) -> dict[str, Any]:
+    """A base's scheduler config as a run changes it: None keeps what the base says."""
+    changed = dict(settings)
+    if prediction_type is not None:
+        changed["prediction_type"] = prediction_type
+    if zero_terminal_snr:
+        changed |= ZERO_TERMINAL_SNR
+    elif zero_terminal_snr is False:
+        changed["rescale_betas_zero_snr"] = False
+    return changed
 
 
 def vae_factor(files: BaseFiles) -> int:

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from contracts import events
-from contracts.failures import FAILURES, FailureCode, PatinaError
+from contracts.failures import FAILURES, FailureCode, InvalidInput, PatinaError
 from contracts.rundir import Completed, Failed, Outcome, RunDir, Stopped
 from trainer.control import Requests, StopRequested, listening
 from trainer.folder import completed_before, end, new_reference, only_trainer, prepare, seal
@@ -86,7 +86,8 @@ def _end_in_words(job: Job, run_dir: RunDir, processes: Processes, requests: Req
 def _failed(error: Exception, step: int) -> Failed:
     reference = None
     if isinstance(error, PatinaError):
-        code, message, hint = error.code, error.message, error.hint
+        code, hint = error.code, error.hint
+        message = str(error.args[0]) if isinstance(error, InvalidInput) else error.message
         log.error("%s: %s", code, error, exc_info=True)
     elif isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         code = FailureCode.OUT_OF_MEMORY

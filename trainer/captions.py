@@ -19,14 +19,14 @@ class Captions:
 
     Args:
         dropout: share of samples without a caption.
-        timesteps: of the noise schedule, which the choices are drawn beside.
+        timesteps: those that are trained on, which the choices are drawn beside.
     """
 
     settings: CaptionSettings
     trigger_word: str | None
     dropout: float
     seed: int
-    timesteps: int
+    timesteps: range
 
     def __call__(self, caption: str, step: int, index: int) -> str | None:
         """What sample ``index`` sees of its row's caption in this step; None for no caption at all."""
@@ -57,7 +57,7 @@ class Captions:
         return frozenset(found)
 
 
-def make_captions(config: TrainConfig, timesteps: int) -> Captions:
+def make_captions(config: TrainConfig, timesteps: range) -> Captions:
     """The words of a run."""
     return Captions(
         settings=config.data.captions,

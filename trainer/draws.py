@@ -34,7 +34,7 @@ class Draw(NamedTuple):
     """Standard normal: what the UNet learns to see."""
 
 
-def draw(seed: int, step: int, sample: int, *, timesteps: int, shape: tuple[int, ...]) -> Draw:
+def draw(seed: int, step: int, sample: int, *, timesteps: range, shape: tuple[int, ...]) -> Draw:
     """Choose for one sample; everything is drawn whether it is used or not, so a setting shifts no other choice."""
     generator = keyed_generator("sample", seed, step, sample)
     choices = _choices(generator, timesteps)
@@ -42,9 +42,14 @@ def draw(seed: int, step: int, sample: int, *, timesteps: int, shape: tuple[int,
     return Draw(*choices, posterior, noise)
 
 
-def choose(seed: int, step: int, sample: int, *, timesteps: int) -> Choices:
+def choose(seed: int, step: int, sample: int, *, timesteps: range) -> Choices:
     """What ``draw`` chooses, without the noise."""
     return _choices(keyed_generator("sample", seed, step, sample), timesteps)
+
+
+def channel_shift(seed: int, step: int, sample: int, *, channels: int) -> torch.Tensor:
+    """Standard normal [channels, 1, 1]: what a noise offset adds to a sample's noise, from a key of its own."""
+    return torch.randn((channels, 1, 1), generator=keyed_generator("noise-offset", seed, step, sample))
 
 
 def keyed_generator(*key: str | int) -> torch.Generator:
@@ -58,7 +63,7 @@ def keyed_seed(*key: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def _choices(generator: torch.Generator, timesteps: int) -> Choices:
-    timestep = int(torch.randint(timesteps, (), generator=generator))
+def _choices(generator: torch.Generator, timesteps: range) -> Choices:
+    timestep = int(torch.randint(timesteps.start, timesteps.stop, (), generator=generator))
     flip, caption = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
     return Choices(timestep, flip < 0.5, caption)

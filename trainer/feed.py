@@ -15,7 +15,7 @@ from contracts.dataset import VersionRow
 from contracts.train import DataSettings
 from sdxl.conditioning import Conditioning, join, time_ids
 from trainer.captions import Captions
-from trainer.draws import Draw, draw
+from trainer.draws import Draw, channel_shift, draw
 from trainer.latents import Latents, Texts, View
 
 
@@ -41,7 +41,11 @@ class Feed:
     captions: Captions
     seed: int
     flip: bool
-    timesteps: int
+    timesteps: range
+    """Those that are trained on."""
+    schedule_steps: int
+    """How many timesteps the noise schedule has."""
+    noise_offset: float | None
     scaling_factor: float
     latent_channels: int
     vae_factor: int
@@ -53,7 +57,7 @@ class Feed:
         drawn = [part[0] for part in parts]
         return Inputs(
             latents=torch.stack([part[1] for part in parts]).to(self.device),
-            noise=torch.stack([one.noise for one in drawn]).to(self.device),
+            noise=torch.stack([self._noise(step, *pair) for pair in zip(indices, drawn, strict=True)]).to(self.device),
             timesteps=torch.tensor([one.timestep for one in drawn], device=self.device),
             conditioning=join([part[2] for part in parts]).to(device=self.device),
             time_ids=torch.stack([part[3] for part in parts]).to(self.device),
@@ -73,6 +77,11 @@ class Feed:
         latent = (mean + variance.sqrt() * drawn.posterior) * self.scaling_factor
         conditioning = self.texts(self.caption_of(step, index))
         return drawn, latent, conditioning, sizes_of(row, view)
+
+    def _noise(self, step: int, index: int, drawn: Draw) -> torch.Tensor:
+        if self.noise_offset is None:
+            return drawn.noise
+        return drawn.noise + self.noise_offset * channel_shift(self.seed, step, index, channels=self.latent_channels)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def _inputs(row: VersionRow, timesteps: int, feed: Feed) -> Inputs:
     view = feed.views.of(row)
     mean = feed.latents(view)[0]
     noise = [torch.randn(mean.shape, generator=keyed_generator("held-out", row.image, k)) for k in range(timesteps)]
-    levels = [int((k + 0.5) / timesteps * feed.timesteps) for k in range(timesteps)]
+    levels = [int((k + 0.5) / timesteps * feed.schedule_steps) for k in range(timesteps)]
     conditioning = feed.texts(feed.captions.fixed(row.caption))
     return Inputs(
         latents=(mean * feed.scaling_factor).expand(timesteps, *mean.shape).to(feed.device),

@@ -5,7 +5,9 @@ Knows nothing about where inputs come from or what is done with the errors. The 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -20,10 +22,17 @@ class Objective:
     """The denoising objective on one model."""
 
     model: Trainable
+    scheduler_config: Mapping[str, Any]
+    """The noise schedule that is trained on, in diffusers' words; previews are sampled on it too."""
     alphas: torch.Tensor
-    """ᾱ of each timestep, on the device."""
-    prediction_type: PredictionType
+    """Its ᾱ of each timestep, on the device."""
     min_snr_gamma: float | None
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        """What the UNet learns to predict."""
+        found: PredictionType = self.scheduler_config["prediction_type"]
+        return found
 
     def losses(self, inputs: Inputs) -> torch.Tensor:
         """The weighted loss of each sample."""

@@ -15,7 +15,10 @@ import torch
 from contracts import events
 from contracts.buckets import Schedule
 from contracts.captions import MOST_VARIANTS
+from contracts.failures import InvalidInput
+from contracts.objective import misfits
 from sdxl.base import Base, identity, load_base
+from sdxl.networks import schedule_as_trained
 from trainer.caption_report import caption_warnings
 from trainer.captions import Captions, make_captions
 from trainer.control import Requests
@@ -26,7 +29,7 @@ from trainer.loss import alphas_cumprod
 from trainer.mixed import RunData, read_run_data
 from trainer.objective import Objective
 from trainer.processes import Processes
-from trainer.recipe import Recipe
+from trainer.recipe import HINT, Recipe
 from trainer.report import Report
 from trainer.weights import DTYPES, load_trainable
 
@@ -73,12 +76,14 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     """
     base_dir = job.recipe.base_dir
     base = load_base(base_dir, dtype=torch.float32, components=frozenset())
+    if errors := misfits(job.recipe.config.loss, base.prediction_type):
+        raise InvalidInput(errors, message="The recipe does not fit the base.", hint=HINT)
     # Hashing a full-size base takes a while: one rank does it for all.
     found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
     data = read_run_data(job.recipe.datasets, IdentityMemory(job.cache_dir / "pictures.jsonl"))
     if processes.is_main:
-        words = make_captions(job.recipe.config, timesteps=1)
+        words = make_captions(job.recipe.config, timesteps=range(1))
         for message in caption_warnings(base.files, data.mixture.rows, words, words.settings.max_tokens):
             report.warn(message)
         if data.mixture.kept_out:
@@ -95,8 +100,11 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
     """
     config, base, mixture = job.recipe.config, found.base, found.data.mixture
     views = make_views(config.data, base.native_px)
-    alphas = alphas_cumprod(base.scheduler_config).to(processes.device)
-    captions = make_captions(config, len(alphas))
+    loss = config.loss
+    scheduler_config = schedule_as_trained(base.scheduler_config, loss.prediction_type, loss.zero_terminal_snr)
+    alphas = alphas_cumprod(scheduler_config).to(processes.device)
+    timesteps = range(loss.min_timestep, len(alphas) if loss.max_timestep is None else loss.max_timestep + 1)
+    captions = make_captions(config, timesteps)
     prompts = tuple(captions.prompt(prompt) for prompt in config.preview.prompts)
     texts = _texts(job, found, captions, prompts, processes, requests, report)
     latents = _latents(job, found, views, processes, requests, report)
@@ -120,15 +128,15 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
             captions=captions,
             seed=config.seed,
             flip=config.data.flip,
-            timesteps=len(alphas),
+            timesteps=timesteps,
+            schedule_steps=len(alphas),
+            noise_offset=loss.noise_offset,
             scaling_factor=base.vae_scaling_factor,
             latent_channels=base.latent_channels,
             vae_factor=base.vae_factor,
             device=processes.device,
         ),
-        objective=Objective(
-            model, alphas, config.loss.prediction_type or base.prediction_type, config.loss.min_snr_gamma
-        ),
+        objective=Objective(model, scheduler_config, alphas, loss.min_snr_gamma),
     )
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from contracts.failures import InvalidInput
 from contracts.mixing import summarise_mixture
+from contracts.objective import misfits
 from contracts.plan import Plan, make_plan
 from sdxl.base import describe
 from trainer.images import IdentityMemory
 from trainer.mixed import read_run_data
-from trainer.recipe import Recipe
+from trainer.recipe import HINT, Recipe
 
 UNKNOWN_SECONDS = "unknown: probe"
 
@@ -27,6 +29,8 @@ def print_plan(recipe: Recipe, cache_dir: Path, processes: int, *, as_json: bool
         PatinaError: the base or the data cannot be used.
     """
     base = describe(recipe.base_dir, cache_dir=cache_dir / "identities")
+    if errors := misfits(recipe.config.loss, base.prediction_type):
+        raise InvalidInput(errors, message="The recipe does not fit the base.", hint=HINT)
     data = read_run_data(recipe.datasets, IdentityMemory(cache_dir / "pictures.jsonl"))
     plan = make_plan(recipe.config, base, summarise_mixture(data.mixture), processes=processes)
     if as_json:

@@ -7,10 +7,10 @@ with previews ends in the same weights as one without. Knows nothing about when 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -34,6 +34,7 @@ class Made(NamedTuple):
 
 def make_previews(
     model: Trainable,
+    scheduler_config: Mapping[str, Any],
     texts: Texts,
     settings: PreviewSettings,
     prompts: Sequence[str],
@@ -43,11 +44,13 @@ def make_previews(
     at_once: int,
     folder: Path,
 ) -> Iterator[Made]:
-    """Write one picture a prompt (already with the trigger word); the VAE is in memory only meanwhile."""
+    """Write one picture a prompt (already with the trigger word) on the noise schedule that is trained on.
+
+    The VAE is in memory only meanwhile.
+    """
     device = model.base.device
-    base = replace(
-        model.base, vae=load_base(model.base.path, dtype=torch.float32, device=device, components={"vae"}).vae
-    )
+    vae = load_base(model.base.path, dtype=torch.float32, device=device, components={"vae"}).vae
+    base = replace(model.base, vae=vae, scheduler_config=dict(scheduler_config))
     guided = settings.guidance_scale > 1
     for start in range(0, len(prompts), at_once):
         chunk = prompts[start : start + at_once]

@@ -208,6 +208,7 @@ class _Attempt:
         side = self.config.data.resolution_px or self.found.base.native_px
         made = make_previews(
             self.model,
+            self.parts.objective.scheduler_config,
             self.parts.feed.texts,
             self.config.preview,
             self.parts.prompts,
@@ -255,6 +256,7 @@ class _Attempt:
             targets=lora.targets if lora else None,
             resolution_px=config.data.resolution_px or self.found.base.native_px,
             prediction_type=self.parts.objective.prediction_type,
+            zero_terminal_snr=bool(self.parts.objective.scheduler_config.get("rescale_betas_zero_snr")),
             steps=self.record.step,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )

@@ -26,6 +26,7 @@ from catalog.runs.status import switch_status
 from contracts.config import digest
 from contracts.events import EVENT, HeldOut, StepDone
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.objective import misfits
 from contracts.plan import Plan, make_plan
 from contracts.run import FINISHED, RunReason, RunRequest, RunStatus
 from contracts.train import TrainConfig, parse_config
@@ -212,6 +213,9 @@ def _prepare(session: Session, owner: str, request: RunRequest, recipes_dir: Pat
         base = bases.read_ready(session, owner, request.base)
     except PatinaError as error:
         problems.append(Problem("/base", error))
+    if config is not None and base is not None:
+        errors = misfits(config.loss, bases.description_of(base).prediction_type)
+        problems += [Problem("/recipe", InvalidInput(errors))] if errors else []
     if problems or config is None or base is None:
         raise _all_at_once(problems, request)
     shape = _shape(config, base)

@@ -34,6 +34,44 @@ class TestParseConfig:
         with pytest.raises(InvalidInput):
             parse_config({}, {key: value})
 
+    @pytest.mark.parametrize(
+        ("key", "value", "words"),
+        [
+            ("data.flip", "False", 'must be true or false, not "False"'),
+            ("data.flip", 1, "must be true or false, not 1"),
+            ("steps", "100", 'must be a whole number, not "100"'),
+            ("steps", True, "must be a whole number, not true"),
+            ("lora.alpha", True, "must be a number, not true"),
+            ("trigger_word", 3, "must be text, not 3"),
+        ],
+    )
+    def test_takes_no_value_of_another_type(self, key: str, value: object, words: str) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            parse_config({}, {key: value})
+        assert [(e.pointer, e.message) for e in caught.value.errors] == [("/" + key.replace(".", "/"), words)]
+
+    def test_takes_the_numbers_yaml_hands_over_as_text_and_lists_for_pairs(self) -> None:
+        given = {"optimizer": {"learning_rate": "1e-4", "betas": ["9e-1", 0.99]}, "preview": {"prompts": ["a"]}}
+        config = parse_config(given)
+        assert (config.optimizer.learning_rate, config.optimizer.betas) == (1e-4, (0.9, 0.99))
+        assert config.preview.prompts == ("a",)
+
+    def test_names_every_rule_that_is_broken_at_its_field(self) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            parse_config(
+                {
+                    "loss": {
+                        "prediction_type": "epsilon",
+                        "zero_terminal_snr": True,
+                        "min_timestep": 9,
+                        "max_timestep": 3,
+                    },
+                    "data": {"max_aspect": 0},
+                }
+            )
+        pointers = [error.pointer for error in caught.value.errors]
+        assert pointers == ["/loss/max_timestep", "/loss/zero_terminal_snr", "/data/max_aspect"]
+
     def test_refuses_a_warm_up_longer_than_the_run(self) -> None:
         with pytest.raises(InvalidInput, match="must be below steps"):
             parse_config({"steps": 5, "optimizer": {"warmup_steps": 5}})

@@ -17,7 +17,7 @@ SHORT = {"steps": 2, "preview__prompts": [], "held_out__every_steps": None, "che
 
 
 def captions(dropout: float = 0.0, **settings: Any) -> Captions:
-    return Captions(CaptionSettings.model_validate(settings), "tok", dropout, seed=4, timesteps=1000)
+    return Captions(CaptionSettings.model_validate(settings), "tok", dropout, seed=4, timesteps=range(1000))
 
 
 class TestCaptions:

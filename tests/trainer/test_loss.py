@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler
 
+from sdxl.networks import schedule_as_trained
 from trainer.loss import add_noise, alphas_cumprod, min_snr_weight, squared_error, target
 
 ALPHA = alphas_cumprod({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"})
 SNR = ALPHA / (1 - ALPHA)
+
+
+class TestZeroTerminalSnr:
+    SCHEDULE: ClassVar[dict[str, object]] = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "leading",
+    }
+
+    def test_is_pure_noise_at_the_last_step_and_as_it_was_at_the_first(self) -> None:
+        """√ᾱ' = (√ᾱ - √ᾱ_T) √ᾱ_1 / (√ᾱ_1 - √ᾱ_T): Lin et al. 2023, algorithm 1."""
+        rescaled = alphas_cumprod(schedule_as_trained(self.SCHEDULE, None, True))
+        root = ALPHA.sqrt()
+        wanted = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        torch.testing.assert_close(rescaled.sqrt(), wanted, rtol=1e-4, atol=1e-6)
+        assert rescaled[-1] == 0
+        assert ALPHA[-1] > 0
+
+    def test_is_sampled_from_its_last_step(self) -> None:
+        scheduler = EulerDiscreteScheduler.from_config(schedule_as_trained(self.SCHEDULE, None, True))
+        scheduler.set_timesteps(4)
+        assert scheduler.timesteps.tolist() == [999, 749, 499, 249]
+        assert scheduler.sigmas[0] > 1000
+
+    def test_is_what_the_base_says_unless_the_run_says_otherwise(self) -> None:
+        assert schedule_as_trained(self.SCHEDULE, None, None) == self.SCHEDULE
+        own = self.SCHEDULE | {"rescale_betas_zero_snr": True}
+        assert schedule_as_trained(own, None, None) == own
+        assert schedule_as_trained(own, "epsilon", False)["rescale_betas_zero_snr"] is False
 
 
 class TestMinSnrWeight:

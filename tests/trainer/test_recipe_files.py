@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -51,6 +52,10 @@ def setting_rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         if isinstance(field.default, BaseModel):
             yield from setting_rows(type(field.default), f"{prefix}{name}.")
-        else:
-            words = " ".join((field.description or "").split())
-            yield f"| `{prefix}{name}` | `{json.dumps(field.default)}` | {words} |"
+            continue
+        words = " ".join((field.description or "").split())
+        default = "required" if field.is_required() else json.dumps(field.default)
+        yield f"| `{prefix}{name}` | `{default}` | {words} |"
+        for inside in get_args(field.annotation):
+            if isinstance(inside, type) and issubclass(inside, BaseModel):
+                yield from setting_rows(inside, f"{prefix}{name}.")
