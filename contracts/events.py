@@ -59,6 +59,11 @@ class StepDone(_Event):
     learning_rates: dict[str, float] = Field(default_factory=dict)
     """Of each group of parameters that has its own: the UNet, a text encoder; the first is ``learning_rate``."""
     grad_norm: float
+    """Before clipping; zero where the step was skipped."""
+    skipped: bool = False
+    """The fp16 gradients overflowed: the weights and the optimiser stayed as they were, the loss scale was halved."""
+    loss_scale: float | None = None
+    """What the loss was multiplied by before the backward pass; null outside fp16."""
     images_per_s: float
 
 

@@ -13,7 +13,7 @@ from contracts.config import Frozen
 from contracts.dataset import DatasetSummary
 from contracts.train import TrainConfig
 
-BYTES = {"fp32": 4, "bf16": 2}
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 ADAM_STATES = 2
 LATENT_BYTES = 2 * 4
 """A cached latent keeps the VAE's mean and variance in fp32."""

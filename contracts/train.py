@@ -131,8 +131,8 @@ class TrainConfig(Frozen):
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = 1
     """Forward passes whose gradients make one optimiser step."""
 
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Compute type of the frozen base; adapters are always kept in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Compute type of the frozen base; adapters are always kept in fp32. fp16 scales the loss and skips overflows."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""

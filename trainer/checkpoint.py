@@ -39,6 +39,9 @@ class RunState(Frozen):
     loss_first_sum: float
     loss_last_sum: float
     held_out_before: float | None
+    loss_scale: float = 1.0
+    clean_steps: int = 0
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True)

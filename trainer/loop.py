@@ -21,11 +21,12 @@ from contracts.train import TrainConfig
 from trainer.control import REQUESTS, Requests
 from trainer.draws import keyed_seed
 from trainer.feed import Feed
+from trainer.loss_scale import NO_SCALE, LossScale
 from trainer.objective import Objective
-from trainer.optim import Optimizer, clip_
 from trainer.processes import Processes
 from trainer.report import Report
 from trainer.schedules import peak_share
+from trainer.update import Update
 
 SMOOTHING = 0.02
 """Weight of a new step in the smoothed loss; until there are as many steps as that says, it is their plain mean."""
@@ -43,6 +44,10 @@ class Record:
     loss_first_sum: float = 0.0
     loss_last_sum: float = 0.0
     held_out_before: float | None = None
+    loss_scale: float = LossScale().factor
+    """Of fp16 alone."""
+    clean_steps: int = 0
+    skipped_steps: int = 0
 
     def add(self, loss: float, seconds: float, steps: int) -> None:
         self.step += 1
@@ -76,7 +81,7 @@ def train_steps(
     schedule: Schedule,
     feed: Feed,
     objective: Objective,
-    optimizer: Optimizer,
+    update: Update,
     record: Record,
     processes: Processes,
     requests: Requests,
@@ -86,22 +91,25 @@ def train_steps(
     """Go on from ``record.step`` to the last step, or until all ranks agree to stop.
 
     Raises:
-        PatinaError: NAN_LOSS before the step that would have spoiled the weights.
+        PatinaError: NAN_LOSS; nothing is saved of a step that spoiled the weights.
     """
-    parameters = objective.model.parameters
     for batch in batches(schedule, record.step, config.steps):
         began = time.perf_counter()
         step = record.step + 1
-        rates = optimizer.set_rates(peak_share(step, config.steps, config.optimizer))
-        parameters.gradient.zero_()
-        total = _backward(step, batch, config, feed, objective, processes)
-        processes.sum_(parameters.gradient)
+        scale = LossScale(record.loss_scale, record.clean_steps) if config.precision == "fp16" else NO_SCALE
+        rates = update.begin(step, peak_share(step, config.steps, config.optimizer))
+        total = _backward(step, batch, config, feed, objective, processes, scale.factor)
+        norm = update.finish(scale.factor)
         asked_here = torch.tensor(requests.pending(), dtype=torch.float64, device=processes.device)
         loss, *asked = processes.sum_(torch.cat([total[None], asked_here])).tolist()
-        norm = clip_(parameters.gradient, config.optimizer.max_grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        overflowed = not math.isfinite(norm)
+        if not math.isfinite(loss) or (overflowed and scale.exhausted):
             raise PatinaError(FailureCode.NAN_LOSS, f"The loss of step {step} is not a finite number.")
-        optimizer.step()
+        if not overflowed:
+            update.apply()
+        if config.precision == "fp16":
+            record.loss_scale, record.clean_steps = scale.after(overflowed=overflowed)
+            record.skipped_steps += overflowed
         seconds = time.perf_counter() - began
         record.add(loss, seconds, config.steps)
         report(
@@ -112,7 +120,9 @@ def train_steps(
                 loss_smooth=record.loss_smooth,
                 learning_rate=next(iter(rates.values())),
                 learning_rates=rates,
-                grad_norm=norm,
+                grad_norm=0.0 if overflowed else norm,
+                skipped=overflowed,
+                loss_scale=scale.factor if config.precision == "fp16" else None,
                 images_per_s=len(batch.samples) / seconds,
             )
         )
@@ -134,9 +144,15 @@ def batches(schedule: Schedule, done: int, steps: int) -> Iterator[GlobalBatch]:
 
 
 def _backward(
-    step: int, batch: GlobalBatch, config: TrainConfig, feed: Feed, objective: Objective, processes: Processes
+    step: int,
+    batch: GlobalBatch,
+    config: TrainConfig,
+    feed: Feed,
+    objective: Objective,
+    processes: Processes,
+    scale: float,
 ) -> torch.Tensor:
-    """Add up this rank's share of the gradient of the mean loss; returns its share of the mean loss.
+    """Add up this rank's share of the gradient of the mean loss times ``scale``; returns its share of the mean loss.
 
     Every slice's sum is divided by the global count, so slices of different sizes weigh each sample alike. An
     empty slice runs the batch's first sample with weight zero, so that all ranks do the same work.
@@ -150,7 +166,7 @@ def _backward(
         loss = objective.losses(inputs).sum() / len(batch.samples)
         if not indices:
             loss = loss * 0.0
-        loss.backward()
+        (loss * scale).backward()
         total += loss.detach()
         if bank is not None:
             bank.dropout_keys(None)

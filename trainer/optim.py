@@ -99,14 +99,6 @@ def as_matrix(shape: Sequence[int]) -> tuple[int, ...]:
     return (shape[0], -1) if len(shape) > 2 else tuple(shape)
 
 
-def clip_(gradient: torch.Tensor, max_norm: float | None) -> float:
-    """Scale the gradient down to ``max_norm`` in place; returns its norm before."""
-    norm = float(torch.linalg.vector_norm(gradient))
-    if max_norm is not None and norm > max_norm:
-        gradient.mul_(max_norm / norm)
-    return norm
-
-
 def _cut(parameters: FlatParameters, group: str, settings: OptimizerSettings) -> dict[str, nn.Parameter]:
     """A group in the pieces its optimiser wants: whole, in blocks of bounded size, or matrix by matrix."""
     if settings.kind in BITSANDBYTES_KINDS:

@@ -36,6 +36,7 @@ from trainer.preview import make_previews
 from trainer.processes import Processes
 from trainer.report import Report
 from trainer.tracking import Tracking
+from trainer.update import AtOnce, Update
 from trainer.weights import Trainable
 
 
@@ -145,13 +146,15 @@ class _Attempt:
 
     def __post_init__(self) -> None:
         self.model: Trainable = self.parts.objective.model
-        self.optimizer = make_optimizer(self.model.parameters, self.config.optimizer, self.model.peak_rates)
+        settings, parameters = self.config.optimizer, self.model.parameters
+        optimizer = make_optimizer(parameters, settings, self.model.peak_rates)
+        self.update: Update = AtOnce(parameters, optimizer, self.processes, settings.max_grad_norm)
         self.paces = Paces(self.processes, self.config.gradient_accumulation_steps)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         flat = self.model.parameters
         flat.fill(flat.vector.data, checkpoint.tensors("weights"))
-        self.optimizer.load(checkpoint.tensors("optimizer"))
+        self.update.load(checkpoint.tensors("optimizer"))
 
     def run(self, requests: Requests, tracked: str) -> Outcome:
         if self.record.step == 0:
@@ -162,7 +165,7 @@ class _Attempt:
             self.parts.schedule,
             self.parts.feed,
             self.parts.objective,
-            self.optimizer,
+            self.update,
             self.record,
             self.processes,
             requests,
@@ -236,7 +239,7 @@ class _Attempt:
             base_identity=self.found.base_identity,
             dataset_digest=self.found.data.mixture.digest,
         )
-        groups = {"weights": flat.split(flat.vector.data), "optimizer": self.optimizer.state()}
+        groups = {"weights": flat.split(flat.vector.data), "optimizer": self.update.state()}
         folder = save_checkpoint(self.run_dir, state, groups, keep=self.config.checkpoint.keep)
         self.report(events.CheckpointSaved(at=time.time(), step=self.record.step, file=folder.name))
 

@@ -19,7 +19,7 @@ from sdxl.base import Base, load_base
 from sdxl.lora import LoraBank, attach
 from trainer.flat import FlatParameters
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

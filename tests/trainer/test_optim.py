@@ -14,7 +14,7 @@ from transformers.optimization import Adafactor
 import trainer.optim
 from contracts.optimizers import STATE_BYTES, OptimizerKind, OptimizerSettings
 from trainer.flat import FlatParameters
-from trainer.optim import Optimizer, clip_, make_optimizer
+from trainer.optim import Optimizer, make_optimizer
 
 SHAPES = {"a": (3, 5), "b": (7,), "kernel": (8, 4, 3, 3), "c": (64, 20)}
 PEAKS = {"unet": 0.1, "text_encoder": 0.01}
@@ -131,13 +131,3 @@ class TestOptimizer:
         optimizer.set_rates(0.0)
         train(flat, optimizer, range(2))
         assert torch.equal(flat.vector, before)
-
-
-class TestClip:
-    def test_scales_down_to_the_norm_and_never_up(self) -> None:
-        gradient = torch.tensor([3.0, 4.0])
-        assert clip_(gradient, 10.0) == 5.0
-        assert gradient.tolist() == [3.0, 4.0]
-        assert clip_(gradient, None) == 5.0
-        assert clip_(gradient, 1.0) == 5.0
-        torch.testing.assert_close(gradient, torch.tensor([0.6, 0.8]))
