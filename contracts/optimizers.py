@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from contracts.config import Frozen
+from contracts.failures import Contradictions, FieldError
 
 OptimizerKind = Literal["adamw", "adamw8bit", "paged-adamw8bit", "lion8bit", "adafactor"]
 Schedule = Literal["constant", "linear", "cosine", "cosine-with-restarts", "polynomial"]
@@ -104,21 +105,21 @@ class OptimizerSettings(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong = []
+        wrong: dict[str, str] = {}
         for name in ("betas", "epsilon"):
             given, has = getattr(self, name) is not None, DEFAULTS[self.kind][name] is not None
             if given != has:
-                wrong.append(f"{self.kind} has no {name}: leave it out" if given else f"{self.kind} needs {name}")
+                wrong[name] = f"{self.kind} has none: leave it out" if given else f"{self.kind} needs it"
         for name, schedule in (("cycles", "cosine-with-restarts"), ("power", "polynomial")):
             given = getattr(self, name) is not None
             if given and self.schedule != schedule:
-                wrong.append(f"{name} belongs to the schedule {schedule}, not to {self.schedule}")
+                wrong[name] = f"belongs to the schedule {schedule}, not to {self.schedule}"
             if not given and self.schedule == schedule:
-                wrong.append(f"the schedule {schedule} needs {name}")
+                wrong[name] = f"is needed by the schedule {schedule}"
         if self.warmup_steps and self.warmup_share is not None:
-            wrong.append("warmup_steps and warmup_share are two ways to say one thing: give one")
+            wrong["warmup_share"] = "says the same thing as warmup_steps: give one of them"
         if wrong:
-            raise ValueError("; ".join(wrong))
+            raise Contradictions([FieldError(pointer=f"/{name}", message=text) for name, text in wrong.items()])
         return self
 
     def warmup(self, steps: int) -> int:

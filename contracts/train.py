@@ -18,6 +18,7 @@ from contracts.config import Frozen, digest
 from contracts.failures import NAME_PATTERN, Contradictions, FieldError, InvalidInput, field_errors
 from contracts.objective import LossSettings
 from contracts.optimizers import OptimizerSettings
+from contracts.precision import FullSettings, Precision, contradictions
 
 
 class LoraSettings(Frozen):
@@ -131,7 +132,7 @@ class TrainConfig(Frozen):
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = 1
     """Forward passes whose gradients make one optimiser step."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Precision = "bf16"
     """Compute type of the frozen base; adapters are always kept in fp32. fp16 scales the loss and skips overflows."""
 
     gradient_checkpointing: bool = False
@@ -151,6 +152,9 @@ class TrainConfig(Frozen):
 
     lora: LoraSettings = LoraSettings()
     """Adapters; without effect when method is full."""
+
+    full: FullSettings = FullSettings()
+    """Full fine-tuning; without effect when method is lora."""
 
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimiser and schedule."""
@@ -179,6 +183,13 @@ class TrainConfig(Frozen):
         if (warmup := self.optimizer.warmup(self.steps)) >= self.steps:
             message = f"the warm-up of {warmup} steps must be below steps ({self.steps})"
             errors.append(FieldError(pointer="/optimizer/warmup_steps", message=message))
+        errors += contradictions(
+            method=self.method,
+            precision=self.precision,
+            full=self.full,
+            accumulates=self.gradient_accumulation_steps > 1,
+            clips=self.optimizer.max_grad_norm is not None,
+        )
         if errors:
             raise Contradictions(errors)
         return self

@@ -20,14 +20,15 @@ class FlatParameters:
     """Named parameters laid out in one vector; each keeps being a view of it, and so does its gradient.
 
     Args:
-        groups: group -> name -> parameter, all of one device; the vector has them in this order. Names are
-            unique over all groups.
+        groups: group -> name -> parameter, all of one device and type; the vector has them in this order. Names
+            are unique over all groups.
+        gradient: whether there is one of the whole vector, into which every parameter's goes.
     """
 
-    def __init__(self, groups: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+    def __init__(self, groups: Mapping[str, Mapping[str, nn.Parameter]], *, gradient: bool = True) -> None:
         self._slices: dict[str, tuple[slice, torch.Size]] = {}
         self.named: dict[str, nn.Parameter] = {}
-        self._members = {group: tuple(named) for group, named in groups.items()}
+        self.members = {group: tuple(named) for group, named in groups.items()}
         self.groups: dict[str, nn.Parameter] = {}
         """Each group's part of the vector, with its part of the gradient as ``grad``."""
         parts: dict[str, slice] = {}
@@ -39,16 +40,17 @@ class FlatParameters:
                 end += math.ceil(parameter.numel() / ALIGNMENT) * ALIGNMENT
                 self.named[name] = parameter
             parts[group] = slice(begin, end)
-        device = next(iter(self.named.values())).device
-        self.vector = nn.Parameter(torch.zeros(end, device=device, dtype=torch.float32))
-        self.gradient = torch.zeros(end, device=device, dtype=torch.float32)
+        first = next(iter(self.named.values()))
+        self.vector = nn.Parameter(torch.zeros(end, device=first.device, dtype=first.dtype))
+        self.gradient = torch.zeros_like(self.vector.data) if gradient else None
         self.vector.grad = self.gradient
         self.count = sum(parameter.numel() for parameter in self.named.values())
         for name, parameter in self.named.items():
             view = self._view(self.vector.data, name)
             view.copy_(parameter.data)
             parameter.data = view
-            parameter.grad = self._view(self.gradient, name)
+            if self.gradient is not None:
+                parameter.grad = self._view(self.gradient, name)
         self._parts = parts
         for group, part in parts.items():
             self.groups[group] = self._parameter(part, (-1,))
@@ -72,14 +74,21 @@ class FlatParameters:
     def views(self, group: str, shape: Callable[[Sequence[int]], Sequence[int]]) -> dict[str, nn.Parameter]:
         """A group parameter by parameter in other shapes, with their parts of the gradient."""
         found = {}
-        for name in self._members[group]:
+        for name in self.members[group]:
             where, own = self._slices[name]
             found[name] = self._parameter(where, shape(own))
         return found
 
+    def padding(self) -> list[torch.Tensor]:
+        """What lies in the vector between parameters, and has to stay zero."""
+        ends = [where.stop for where, _ in self._slices.values()]
+        starts = [*[where.start for where, _ in self._slices.values()][1:], self.vector.numel()]
+        return [self.vector.data[end:start] for end, start in zip(ends, starts, strict=True) if end < start]
+
     def _parameter(self, where: slice, shape: Sequence[int]) -> nn.Parameter:
         parameter = nn.Parameter(self.vector.data[where].view(*shape))
-        parameter.grad = self.gradient[where].view(*shape)
+        if self.gradient is not None:
+            parameter.grad = self.gradient[where].view(*shape)
         return parameter
 
     def _view(self, vector: torch.Tensor, name: str) -> torch.Tensor:

@@ -32,10 +32,18 @@ class Optimizer:
         inner: it; one parameter group for each of ``groups``, in that order.
         groups: what it updates.
         peaks: peak learning rate of each group.
+        padding: what is updated along with it and has to stay zero.
     """
 
-    def __init__(self, inner: torch.optim.Optimizer, groups: Groups, peaks: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        inner: torch.optim.Optimizer,
+        groups: Groups,
+        peaks: Mapping[str, float],
+        padding: Sequence[torch.Tensor] = (),
+    ) -> None:
         self._inner = inner
+        self._padding = padding
         self._updated = {name: parameter for named in groups.values() for name, parameter in named.items()}
         self._peaks = {group: peaks[group] for group in groups}
 
@@ -48,6 +56,8 @@ class Optimizer:
 
     def step(self) -> None:
         self._inner.step()
+        for tensor in self._padding:
+            tensor.zero_()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything kept between steps as "name/state" -> tensor; a whole number is int64, another float64.
@@ -78,7 +88,9 @@ class Optimizer:
 def make_optimizer(parameters: FlatParameters, settings: OptimizerSettings, peaks: Mapping[str, float]) -> Optimizer:
     """The optimiser of ``settings`` over all groups; ``peaks`` has each group's learning rate at its highest."""
     groups = {group: _cut(parameters, group, settings) for group in parameters.groups}
-    return Optimizer(make_inner(groups, settings, peaks), groups, peaks)
+    # A moment that is zero is not quite zero in 8 bits beside a large one: the padding would wander.
+    padding = parameters.padding() if settings.kind in BITSANDBYTES_KINDS else []
+    return Optimizer(make_inner(groups, settings, peaks), groups, peaks, padding)
 
 
 def make_inner(groups: Groups, settings: OptimizerSettings, peaks: Mapping[str, float]) -> torch.optim.Optimizer:

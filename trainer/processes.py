@@ -42,10 +42,13 @@ class Processes:
         return self.rank == 0
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Add up a tensor over all processes, in place."""
+        """Add up a tensor over all processes, in place; half precision is added in fp32 and rounded once."""
         if self.count > 1:
             for part in tensor.view(-1).split(BUCKET_ELEMENTS):
-                distributed.all_reduce(part)
+                summed = part.float() if part.dtype in (torch.float16, torch.bfloat16) else part
+                distributed.all_reduce(summed)
+                if summed is not part:
+                    part.copy_(summed)
         return tensor
 
     def from_main(self, value: Any) -> Any:

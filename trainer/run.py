@@ -10,6 +10,8 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+import torch
+
 from contracts import events
 from contracts.adapter import AdapterHeader
 from contracts.failures import FailureCode, PatinaError
@@ -30,6 +32,7 @@ from trainer.files import write_atomically
 from trainer.floor import Paces, pace
 from trainer.held_out import held_out_loss
 from trainer.loop import Actions, Record, summary_steps, train_steps
+from trainer.one_by_one import OneByOne
 from trainer.optim import make_optimizer
 from trainer.parts import Identified, Job, Parts, gather, identify
 from trainer.preview import make_previews
@@ -131,6 +134,14 @@ def _resumable(
     return checkpoint, changes
 
 
+def _make_update(model: Trainable, config: TrainConfig, processes: Processes) -> Update:
+    parameters, settings, fused = model.parameters, config.optimizer, config.full.fused_backward
+    if fused or parameters.vector.dtype is not torch.float32:
+        return OneByOne(parameters, settings, model.peak_rates, processes, fused=fused, seed=config.seed)
+    optimizer = make_optimizer(parameters, settings, model.peak_rates)
+    return AtOnce(parameters, optimizer, processes, settings.max_grad_norm)
+
+
 @dataclass
 class _Attempt:
     """The parts of a run in motion, so that the actions after a step need no long argument lists."""
@@ -146,9 +157,7 @@ class _Attempt:
 
     def __post_init__(self) -> None:
         self.model: Trainable = self.parts.objective.model
-        settings, parameters = self.config.optimizer, self.model.parameters
-        optimizer = make_optimizer(parameters, settings, self.model.peak_rates)
-        self.update: Update = AtOnce(parameters, optimizer, self.processes, settings.max_grad_norm)
+        self.update = _make_update(self.model, self.config, self.processes)
         self.paces = Paces(self.processes, self.config.gradient_accumulation_steps)
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -40,6 +40,7 @@ class AtOnce:
     def __init__(
         self, parameters: FlatParameters, optimizer: Optimizer, processes: Processes, max_grad_norm: float | None
     ) -> None:
+        assert parameters.gradient is not None
         self._gradient = parameters.gradient
         self._optimizer = optimizer
         self._processes = processes

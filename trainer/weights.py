@@ -45,16 +45,19 @@ def load_trainable(path: Path, config: TrainConfig, device: torch.device) -> Tra
     compute_dtype = DTYPES[config.precision]
     full = config.method == "full"
     rates = {"unet": config.optimizer.learning_rate}
-    base = load_base(path, dtype=torch.float32 if full else compute_dtype, device=device, components={"unet"})
+    # The parameters of a full fine-tune are its master weights.
+    in_bf16 = full and config.full.master_weights == "bf16-stochastic"
+    dtype = torch.float32 if full and not in_bf16 else compute_dtype
+    base = load_base(path, dtype=dtype, device=device, components={"unet"})
     unet = base.unet
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if full:
         unet.requires_grad_(True)
-        # The parameters are the fp32 master weights; autocast computes with copies.
-        cast = compute_dtype is not torch.float32
+        # Autocast computes with copies of them in the type that is computed with.
+        cast = compute_dtype is not dtype
         named: dict[str, nn.Parameter] = dict(unet.named_parameters())
-        parameters = FlatParameters({"unet": named})
+        parameters = FlatParameters({"unet": named}, gradient=not config.full.fused_backward)
         return Trainable(
             base, None, parameters, rates, lambda: torch.autocast(device.type, compute_dtype) if cast else nullcontext()
         )
