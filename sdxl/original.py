@@ -19,7 +19,7 @@ PREFIXES = {"unet": UNET, "vae": VAE, "text_encoder": TEXT_ENCODER, "text_encode
 
 LAYERS_PER_BLOCK = 2
 
-_UNET_STEMS = {
+UNET_STEMS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
     "label_emb.0.0": "add_embedding.linear_1",
@@ -28,7 +28,7 @@ _UNET_STEMS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
-_RESNET_PARTS = {
+RESNET_PARTS = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -36,22 +36,22 @@ _RESNET_PARTS = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-_MIDDLE_BLOCK = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
-_VAE_ATTENTION = {
+MIDDLE_BLOCK = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
+VAE_ATTENTION = {
     "norm": "group_norm",
     "q": "to_q",
     "k": "to_k",
     "v": "to_v",
     "proj_out": "to_out.0",
 }
-_CLIP_LAYER = {
+CLIP_LAYER = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
     "attn.out_proj": "self_attn.out_proj",
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-_CLIP_STEMS = {
+CLIP_STEMS = {
     "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
     "positional_embedding": "text_model.embeddings.position_embedding.weight",
     "ln_final.weight": "text_model.final_layer_norm.weight",
@@ -66,7 +66,7 @@ def to_diffusers(component: str, name: str, tensor: torch.Tensor, vae_levels: in
     tensor gives several where OpenCLIP packs query, key and value together.
     """
     if component == "unet":
-        return _one(_unet_name(name), tensor)
+        return _one(unet_name(name), tensor)
     if component == "vae":
         found = _vae_name(name, vae_levels)
         is_packed_linear = ".attentions." in found and tensor.ndim == 4
@@ -86,14 +86,15 @@ def _one(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     return [(name, tensor)] if name else []
 
 
-def _unet_name(name: str) -> str:
-    for original, ours in _UNET_STEMS.items():
+def unet_name(name: str) -> str:
+    """Diffusers' name of a UNet tensor or module part of the original file; "" for what is none."""
+    for original, ours in UNET_STEMS.items():
         if name.startswith(original + "."):
             return ours + name[len(original) :]
     kind, _, rest = name.partition(".")
     number, _, rest = rest.partition(".")
-    if kind == "middle_block" and number in _MIDDLE_BLOCK:
-        return f"mid_block.{_MIDDLE_BLOCK[number]}.{_resnet_part(rest)}"
+    if kind == "middle_block" and number in MIDDLE_BLOCK:
+        return f"mid_block.{MIDDLE_BLOCK[number]}.{_resnet_part(rest)}"
     if kind == "input_blocks":
         level, layer = divmod(int(number) - 1, LAYERS_PER_BLOCK + 1)
         inner, _, part = rest.partition(".")
@@ -114,7 +115,7 @@ def _list_of(inner: str) -> str:
 
 
 def _resnet_part(part: str) -> str:
-    for original, ours in _RESNET_PARTS.items():
+    for original, ours in RESNET_PARTS.items():
         if part.startswith(original + "."):
             return ours + part[len(original) :]
     return part
@@ -125,7 +126,7 @@ def _vae_name(name: str, levels: int) -> str:
     name = re.sub(r"\.mid\.block_(\d)\.", lambda m: f".mid_block.resnets.{int(m[1]) - 1}.", name)
     name = re.sub(
         r"\.mid\.attn_1\.(\w+)\.",
-        lambda m: f".mid_block.attentions.0.{_VAE_ATTENTION[m[1]]}.",
+        lambda m: f".mid_block.attentions.0.{VAE_ATTENTION[m[1]]}.",
         name,
     )
     name = re.sub(r"\.down\.(\d+)\.block\.", r".down_blocks.\1.resnets.", name)
@@ -136,8 +137,8 @@ def _vae_name(name: str, levels: int) -> str:
 
 
 def _open_clip(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    if name in _CLIP_STEMS:
-        return [(_CLIP_STEMS[name], tensor)]
+    if name in CLIP_STEMS:
+        return [(CLIP_STEMS[name], tensor)]
     if name == "text_projection":
         # OpenCLIP multiplies from the right, transformers keeps a Linear.
         return [("text_projection.weight", tensor.T)]
@@ -151,4 +152,4 @@ def _open_clip(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]
             (f"{layer}.self_attn.{side}_proj.{kind}", piece) for side, piece in zip("qkv", tensor.chunk(3), strict=True)
         ]
     stem, _, kind = part.rpartition(".")
-    return [(f"{layer}.{_CLIP_LAYER[stem]}.{kind}", tensor)]
+    return [(f"{layer}.{CLIP_LAYER[stem]}.{kind}", tensor)]

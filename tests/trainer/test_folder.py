@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import sdxl.formats
+import sdxl.tensor_files
 from contracts.adapter import AdapterHeader
 from contracts.rundir import RunDir
 from contracts.train import TrainConfig
@@ -27,11 +27,10 @@ class TestPrepare:
         run_dir = RunDir(tmp_path)
         prepare(run_dir, TrainConfig())
 
-        def killed(state: object, path: Path, metadata: object) -> None:
-            path.write_bytes(b"half")
+        def killed(name: object, entry: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(sdxl.formats, "save_file", killed)
+        monkeypatch.setattr(sdxl.tensor_files, "_bytes", killed)
         with pytest.raises(KeyboardInterrupt):
             save_full(run_dir.weights / "tiny.safetensors", {"w": torch.zeros(1)}, HEADER)
         assert len(list(run_dir.weights.iterdir())) == 1
