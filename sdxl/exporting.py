@@ -155,7 +155,7 @@ def _tensors(whole: Whole, component: str) -> dict[str, torch.Tensor]:
     """A component's tensors by diffusers name, mapped from disk."""
     if whole.weights is not None:
         with tensor_files.opened(whole.weights) as file:
-            keys = keys_by_component(file.keys()).get(component)
+            keys = keys_by_component(tensor_files.names_of(file)).get(component)
             if keys is not None:
                 return {name: file.get_tensor(key) for name, key in keys.items()}
     return dict(base_files.tensors(whole.files, component))

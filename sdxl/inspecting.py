@@ -95,7 +95,7 @@ def inspect(path: Path) -> Inspection:
         files = sorted(path.rglob(dialects.PEFT_WEIGHTS))
         return _inspection(path, "LoRA in a PEFT folder", files, _parts(adapter), adapter.metadata)
     with tensor_files.opened(path) as file:
-        names, metadata = list(file.keys()), file.metadata() or {}
+        names, metadata = tensor_files.names_of(file), file.metadata() or {}
     if any("lora" in name or "dora_scale" in name for name in names):
         adapter = dialects.read(path)
         kind = f"LoRA in {'kohya' if adapter.dialect == 'kohya' else 'diffusers'}'s dialect"
@@ -161,7 +161,7 @@ def _kind_of_checkpoint(path: Path, names: list[str]) -> str:
 
 def _dtypes(path: Path) -> set[str]:
     with tensor_files.opened(path) as file:
-        return {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return {file.get_slice(name).get_dtype() for name in tensor_files.names_of(file)}
 
 
 def _hash_problem(metadata: dict[str, str], tail: str) -> str | None:

@@ -81,7 +81,7 @@ def write(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str])
 
 def entries_of(state: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
     """Tensors in memory as what ``write`` takes."""
-    return {key: Entry(t.dtype, tuple(t.shape), lambda t=t: t) for key, t in state.items()}  # type: ignore[misc]
+    return {key: Entry(tensor.dtype, tuple(tensor.shape), tensor.detach) for key, tensor in state.items()}
 
 
 def opened(path: Path) -> Any:
@@ -96,6 +96,11 @@ def opened(path: Path) -> Any:
         raise unreadable(f"{path.name} is not a readable safetensors file.") from None
 
 
+def names_of(file: Any) -> list[str]:
+    """Of the tensors of an opened file."""
+    return list(file.keys())
+
+
 def shapes_of(file: Any) -> dict[str, tuple[int, ...]]:
     """Shape by name, every tensor being of floating-point numbers.
 
@@ -103,7 +108,7 @@ def shapes_of(file: Any) -> dict[str, tuple[int, ...]]:
         PatinaError: WEIGHTS_UNREADABLE, one is of something else.
     """
     table: dict[str, tuple[int, ...]] = {}
-    for key in file.keys():  # noqa: SIM118 (no mapping)
+    for key in names_of(file):
         entry = file.get_slice(key)
         if entry.get_dtype() not in FLOATS:
             raise unreadable(f"{key} holds {entry.get_dtype()}, not floating-point numbers.")
@@ -118,7 +123,7 @@ def finite_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         PatinaError: WEIGHTS_UNREADABLE, as soon as one holds something that is no finite number.
     """
     with opened(path) as file:
-        for key in file.keys():  # noqa: SIM118 (no mapping)
+        for key in names_of(file):
             yield key, finite(key, file.get_tensor(key))
 
 
