@@ -62,6 +62,7 @@ STATUS: dict[FailureCode, int] = {
     FailureCode.NAN_LATENT: 500,
     FailureCode.NAN_LOSS: 500,
     FailureCode.OUT_OF_MEMORY: 507,
+    FailureCode.DISK_FULL: 507,
     FailureCode.WORKER_LOST: 500,
     FailureCode.CANCELLED: 409,
     FailureCode.BROKER_UNAVAILABLE: 503,

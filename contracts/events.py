@@ -64,7 +64,11 @@ class StepDone(_Event):
     """The fp16 gradients overflowed: the weights and the optimiser stayed as they were, the loss scale was halved."""
     loss_scale: float | None = None
     """What the loss was multiplied by before the backward pass; null outside fp16."""
+    adapter_norm: float | None = None
+    """Of everything that is trained: with LoRA the adapters."""
     images_per_s: float
+    memory_bytes: int | None = None
+    """The most the device has held so far; on a CPU the process's own."""
 
 
 class HeldOut(_Event):
@@ -72,6 +76,8 @@ class HeldOut(_Event):
 
     type: Literal["held_out"] = "held_out"
     loss: float
+    best: bool = False
+    """The lowest after a step of this run so far."""
 
 
 class Preview(_Event):

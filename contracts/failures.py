@@ -50,6 +50,7 @@ class FailureCode(StrEnum):
     NAN_LATENT = "nan_latent"
     NAN_LOSS = "nan_loss"
     OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
     WORKER_LOST = "worker_lost"
     CANCELLED = "cancelled"
     BROKER_UNAVAILABLE = "broker_unavailable"
@@ -170,6 +171,11 @@ FAILURES: dict[FailureCode, FailureText] = {
     FailureCode.OUT_OF_MEMORY: FailureText(
         message="The device ran out of memory.",
         hint="Lower batch_size (raise gradient_accumulation_steps by as much), or turn on gradient_checkpointing.",
+    ),
+    FailureCode.DISK_FULL: FailureText(
+        message="There is not enough room on the disk for the run.",
+        hint="Free some, or keep less (checkpoint.keep, held_out.keep_best); started again it goes on where it was.",
+        retryable=True,
     ),
     FailureCode.WORKER_LOST: FailureText(
         message="The process doing the work disappeared.", hint="Read the run's log for its last words.", retryable=True

@@ -73,6 +73,14 @@ class RunDir:
     def manifest(self) -> Path:
         return self.root / "manifest.json"
 
+    @property
+    def grace(self) -> Path:
+        return self.root / "grace.json"
+
+    @property
+    def curve(self) -> Path:
+        return self.root / "held_out.png"
+
     def control(self, name: Control) -> Path:
         return self.root / "control" / name
 
@@ -92,18 +100,42 @@ class Environment(Frozen):
     versions: dict[str, str]
 
 
+class Grace(Frozen):
+    """grace.json: how long the trainer needs from a request to stop to its end, as measured; rewritten as it changes.
+
+    Whoever stops it waits that long before killing it.
+    """
+
+    step_s: float
+    """A step that has just begun."""
+    save_s: float
+    """Its checkpoint."""
+    leave_s: float
+    """Closing what is open, W&B above all."""
+    grace_s: float
+    """All of them, with a margin."""
+
+
 class Completed(Frozen):
-    """All steps are done and the weights are written."""
+    """All steps are done, or nothing was gained any more, and the weights are written."""
 
     state: Literal["completed"] = "completed"
     step: int
+    stopped_early: bool = False
+    """The held-out loss gained nothing any more, before the last step."""
+    weights_step: int | None = None
+    """Step of the weights it ends with, where that is not ``step``."""
     train_seconds: float
     loss_first: float
     """Mean loss of the first tenth of the steps."""
     loss_last: float
-    """Mean loss of the last tenth of the steps."""
+    """Mean loss of the last tenth of the steps; of a run that stopped early the smoothed loss."""
     held_out_loss_before: float | None
     held_out_loss_after: float | None
+    """Of the weights it ends with."""
+    best_step: int | None = None
+    """Where the held-out loss was lowest."""
+    held_out_loss_best: float | None = None
     tracking: str
     """Where W&B wrote: a URL, a folder, or "off"."""
 

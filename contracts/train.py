@@ -66,7 +66,7 @@ class CheckpointSettings(Frozen):
     """Steps between checkpoints; null saves only when stopped."""
 
     keep: Annotated[int, Field(ge=1)] = 2
-    """How many of the newest checkpoints stay."""
+    """How many of the newest checkpoints stay; the one of the lowest held-out loss stays beside them."""
 
 
 class PreviewSettings(Frozen):
@@ -97,6 +97,26 @@ class HeldOutSettings(Frozen):
     timesteps: Annotated[int, Field(ge=1, le=64)] = 4
     """Evenly spread timesteps measured for each held-out picture."""
 
+    stop_after: Annotated[int, Field(ge=1)] | None = None
+    """Measurements in a row without a gain after which the run ends; null trains all steps."""
+
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share by which a loss must be below the best one to count as a gain for stop_after."""
+
+    keep_best: bool = True
+    """Whether a checkpoint is saved when the loss is the lowest so far, and kept beside the newest ones."""
+
+    publish: Literal["last", "best"] = "last"
+    """The weights the run ends with: of its last step, or of the step whose loss was lowest."""
+
+    @model_validator(mode="after")
+    def _measures_what_it_judges_by(self) -> Self:
+        if self.stop_after is not None and self.every_steps is None:
+            raise ValueError("stop_after counts measurements: set held_out.every_steps")
+        if self.publish == "best" and (self.every_steps is None or not self.keep_best):
+            raise ValueError("publish: best needs held_out.every_steps and held_out.keep_best")
+        return self
+
 
 class TrackingSettings(Frozen):
     """Weights & Biases; offline unless WANDB_API_KEY is set where the trainer runs."""
@@ -115,6 +135,9 @@ class TrackingSettings(Frozen):
 
     tags: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=16)] = ()
     """Labels to find the run by."""
+
+    log_weights: bool = False
+    """Whether the weights are uploaded too, as an artifact, when the run is complete."""
 
 
 class TrainConfig(Frozen):

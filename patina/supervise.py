@@ -16,12 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
 from rich.panel import Panel
 from rich.text import Text
 
 from contracts.failures import FailureCode, PatinaError
+from contracts.rundir import Grace
 from patina import children, home, leftovers, output, processes
 from patina.child import answer, ask, command
 from patina.children import Child
@@ -34,7 +36,9 @@ STEADY_S = 2.0
 DEATHS_BEFORE_READY = 3
 """A process that dies this often before the first answer will not come up by trying again."""
 WORKER_GRACE_S = 150.0
-"""Longer than a worker gives its trainer to end its step and write a checkpoint."""
+"""Longer than a worker gives its trainer to end its step and write a checkpoint, where that has not said more."""
+WORKER_LEAVES_S = 60.0
+"""What a worker needs beside the time its trainer has asked for."""
 API_GRACE_S = 10.0
 SWEEP_GRACE_S = 10.0
 
@@ -88,7 +92,7 @@ def run(settings: Settings, as_document: bool) -> None:
         try:
             _start_and_watch(settings, url, groups, variables, bool(prepared["demo_base_missing"]), as_document, stop)
         finally:
-            _stop_all(groups, stop)
+            _stop_all(groups, stop, worker_grace_s(folder))
             leftovers.sweep(*mark, SWEEP_GRACE_S)
 
 
@@ -211,12 +215,21 @@ _hurry = threading.Event()
 """Set by a second signal: do not wait for anyone."""
 
 
-def _stop_all(groups: list[list[Child]], stop: threading.Event) -> None:
+def worker_grace_s(folder: Path) -> float:
+    """How long workers may take to end: as long as the slowest of the trainers that ran here has said it needs."""
+    asked = [WORKER_GRACE_S]
+    for file in folder.glob("runs/*/grace.json"):
+        with contextlib.suppress(OSError, ValueError):  # a trainer may be writing it anew, or its run be removed
+            asked.append(Grace.model_validate_json(file.read_bytes()).grace_s + WORKER_LEAVES_S)
+    return max(asked)
+
+
+def _stop_all(groups: list[list[Child]], stop: threading.Event, grace_s: float = WORKER_GRACE_S) -> None:
     stop.set()
     broker, api, workers = groups
     _say("patina", "stopping; a running trainer saves a checkpoint first (again to end at once)")
-    for group, grace_s in ((workers, WORKER_GRACE_S), (api, API_GRACE_S), (broker, API_GRACE_S)):
-        children.stop(group, grace_s, _hurry.wait, time.monotonic)
+    for group, wait_s in ((workers, grace_s), (api, API_GRACE_S), (broker, API_GRACE_S)):
+        children.stop(group, wait_s, _hurry.wait, time.monotonic)
     _say("patina", "stopped")
 
 

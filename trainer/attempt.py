@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -24,9 +25,10 @@ from trainer.loop import Record
 from trainer.parts import Job
 from trainer.processes import Processes, join, leave
 from trainer.report import EventFile, Report, Terminal
+from trainer.room import is_full
 from trainer.run import train
 
-UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT})
+UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def _end_in_words(job: Job, run_dir: RunDir, processes: Processes, requests: Req
             requests.done("stop")
             outcome = Stopped(step=record.step)
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is becomes an outcome
-            outcome = _failed(error, record.step)
+            outcome = _failed(error, record.step, run_dir.root)
         processes_may_end = isinstance(outcome, Failed) or processes.is_main
         if processes_may_end and end(run_dir, outcome) and isinstance(outcome, Completed) and manifest is not None:
             seal(run_dir, manifest)
@@ -83,7 +85,7 @@ def _end_in_words(job: Job, run_dir: RunDir, processes: Processes, requests: Req
     return int(isinstance(outcome, Failed))
 
 
-def _failed(error: Exception, step: int) -> Failed:
+def _failed(error: Exception, step: int, folder: Path) -> Failed:
     reference = None
     if isinstance(error, PatinaError):
         code, hint = error.code, error.hint
@@ -93,10 +95,14 @@ def _failed(error: Exception, step: int) -> Failed:
         code = FailureCode.OUT_OF_MEMORY
         message, hint = FAILURES[code].message, FAILURES[code].hint
         log.error("out of memory", exc_info=True)
+    elif is_full(error):
+        code = FailureCode.DISK_FULL
+        message, hint = f"The disk of {folder} is full.", FAILURES[code].hint
+        log.error("disk full", exc_info=True)
     elif isinstance(error, OSError) and error.errno in UNWRITABLE:
         code = FailureCode.HOME_UNUSABLE
         message = f"{error.filename or 'A file of the run'} cannot be written: {error.strerror}."
-        hint = "Make room or change the permissions, then start the same command again."
+        hint = "Change the permissions, then start the same command again."
         log.error("cannot write", exc_info=True)
     else:
         code, reference = FailureCode.INTERNAL, new_reference()

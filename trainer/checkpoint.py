@@ -1,13 +1,15 @@
 """Save a run so that it goes on exactly, and find the newest checkpoint that is whole.
 
 A checkpoint is written under a temporary name, synced, its manifest last, then renamed; older ones go after
-that. One that is cut off or altered fails its manifest and the one before it is used. Knows nothing about what
-is trained: named tensors in, named tensors out.
+that: all but the newest few and the best. One that is cut off or altered fails its manifest and the one before it is
+used. A disk that fills up costs the checkpoint that is being written, none that is there. Knows nothing about what is
+trained: named tensors in, named tensors out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +19,12 @@ from safetensors.torch import load_file, save_file
 from contracts.config import Frozen
 from contracts.failures import FailureCode, PatinaError
 from contracts.rundir import Environment, Manifest, RunDir
-from contracts.train import RESULT_NEUTRAL_FIELDS, TrainConfig
-from trainer.environment import differences
+from contracts.train import TrainConfig
 from trainer.files import discard, manifest_entry, publish, remove_leftovers, sync, temporary_beside
+from trainer.held_out import Curve
+from trainer.room import is_full
 
 MANIFEST, STATE = "manifest.json", "state.json"
-REGROUPING_FIELDS = frozenset({"batch_size", "gradient_accumulation_steps", "gradient_checkpointing"})
-"""Fields that change how a step is computed but not what it computes; a resume under others is not exact."""
 
 
 class RunState(Frozen):
@@ -38,7 +39,7 @@ class RunState(Frozen):
     loss_smooth: float
     loss_first_sum: float
     loss_last_sum: float
-    held_out_before: float | None
+    held_out: Curve
     loss_scale: float = 1.0
     clean_steps: int = 0
     skipped_steps: int = 0
@@ -57,11 +58,52 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run_dir: RunDir, state: RunState, groups: Mapping[str, Mapping[str, torch.Tensor]], *, keep: int
+    run_dir: RunDir,
+    state: RunState,
+    groups: Mapping[str, Mapping[str, torch.Tensor]],
+    *,
+    keep: int,
+    best_step: int | None = None,
+    unusable: Sequence[Path] = (),
 ) -> Path:
-    """Write a checkpoint of ``state.step``, one safetensors file a group; then delete all but the newest ``keep``."""
+    """Write a checkpoint of ``state.step`` one safetensors file a group; then delete what is not to be kept.
+
+    Args:
+        keep: how many of the newest stay.
+        best_step: stays too.
+        unusable: goes, and is not counted among the newest.
+
+    Raises:
+        PatinaError: DISK_FULL; the checkpoints that were there still are.
+    """
     final = run_dir.checkpoint(state.step)
     folder = temporary_beside(final)
+    try:
+        _write(folder, state, groups)
+        publish(folder, final)
+    except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if is_full(error):
+            raise PatinaError(
+                FailureCode.DISK_FULL,
+                f"The disk of {run_dir.root} is full: the checkpoint of step {state.step} could not be saved.",
+            ) from error
+        raise
+    for folder in unusable:
+        if folder != final and folder.exists():
+            discard(folder)
+    thin_out(run_dir, keep=keep, best_step=best_step)
+    return final
+
+
+def thin_out(run_dir: RunDir, *, keep: int, best_step: int | None) -> None:
+    """Delete all but the newest ``keep`` and the one of ``best_step``."""
+    for old in _newest_first(run_dir)[keep:]:
+        if best_step is None or old != run_dir.checkpoint(best_step):
+            discard(old)
+
+
+def _write(folder: Path, state: RunState, groups: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
     folder.mkdir()
     for group, named in groups.items():
         tensors = {name: tensor.detach().cpu() for name, tensor in named.items()}
@@ -80,10 +122,6 @@ def save_checkpoint(
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
     sync(folder / MANIFEST)
     sync(folder)
-    publish(folder, final)
-    for old in _newest_first(run_dir)[keep:]:
-        discard(old)
-    return final
 
 
 def find_checkpoint(run_dir: RunDir) -> tuple[Checkpoint | None, list[str]]:
@@ -91,50 +129,27 @@ def find_checkpoint(run_dir: RunDir) -> tuple[Checkpoint | None, list[str]]:
     remove_leftovers(run_dir.checkpoints)
     broken: list[str] = []
     for folder in _newest_first(run_dir):
-        reason = _damage(folder)
-        if reason is None:
-            try:
-                return Checkpoint(folder, RunState.model_validate_json((folder / STATE).read_bytes())), broken
-            except ValueError:
-                reason = f"{STATE} was written by another version"
-        broken.append(f"checkpoint {folder.name} is not used: {reason}")
+        found = read_checkpoint(folder)
+        if isinstance(found, Checkpoint):
+            return found, broken
+        broken.append(f"checkpoint {folder.name} is not used: {found}")
     return None, broken
 
 
-def check_resumable(
-    saved: RunState, config: TrainConfig, *, base_identity: str, dataset_digest: str, processes: int
-) -> list[str]:
-    """Refuse a resume whose result would be wrong; return the changes after which it is right but not exact.
-
-    Raises:
-        PatinaError: CHECKPOINT_MISMATCH naming every difference.
-    """
-    wrong: list[str] = []
-    inexact: list[str] = []
-    before, now = saved.config.model_dump(mode="json"), config.model_dump(mode="json")
-    for name in before:
-        if before[name] != now[name] and name not in RESULT_NEUTRAL_FIELDS:
-            (inexact if name in REGROUPING_FIELDS else wrong).extend(_changed(name, before[name], now[name]))
-    pictures = _global_batch(saved.config, saved.environment.processes)
-    pictures_now = _global_batch(config, processes)
-    if pictures != pictures_now:
-        wrong.append(f"pictures in one optimiser step were {pictures}, are {pictures_now}")
-    if saved.base_identity != base_identity:
-        wrong.append(f"the base was {saved.base_identity[:12]}, is {base_identity[:12]}")
-    if saved.dataset_digest != dataset_digest:
-        wrong.append(f"the data set was {saved.dataset_digest[:12]}, is {dataset_digest[:12]}")
-    if wrong:
-        raise PatinaError(
-            FailureCode.CHECKPOINT_MISMATCH,
-            f"The checkpoint of step {saved.step} belongs to another run: {'; '.join(wrong)}.",
-            "Give it back what it was made with, or start in a new run directory.",
-        )
-    return inexact
+def read_checkpoint(folder: Path) -> Checkpoint | str:
+    """A checkpoint that is whole, or in words why it is not."""
+    damage = _damage(folder)
+    if damage is not None:
+        return damage
+    try:
+        return Checkpoint(folder, RunState.model_validate_json((folder / STATE).read_bytes()))
+    except ValueError:
+        return f"{STATE} was written by another version"
 
 
-def environment_changes(saved: RunState, now: Environment) -> list[str]:
-    """What differs around the run; a resume is exact only when nothing does."""
-    return differences(saved.environment, now)
+def newer_than(run_dir: RunDir, step: int) -> list[Path]:
+    """Checkpoints of later steps: to a run that goes on from ``step`` they are of no use."""
+    return [folder for folder in _newest_first(run_dir) if folder > run_dir.checkpoint(step)]
 
 
 def _newest_first(run_dir: RunDir) -> list[Path]:
@@ -152,14 +167,3 @@ def _damage(folder: Path) -> str | None:
     except ValueError:
         return f"{MANIFEST} cannot be read"
     return None
-
-
-def _changed(name: str, before: object, now: object) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        differing = [key for key in before if before[key] != now[key]]
-        return [change for key in differing for change in _changed(f"{name}.{key}", before[key], now[key])]
-    return [f"{name} was {before}, is {now}"]
-
-
-def _global_batch(config: TrainConfig, processes: int) -> int:
-    return config.batch_size * config.gradient_accumulation_steps * processes

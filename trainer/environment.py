@@ -1,4 +1,5 @@
-"""What a run's exactness depends on besides its configuration: processor, threads, processes, library versions.
+"""What a run's exactness depends on besides its configuration: processor, threads, processes, library versions; and
+how much memory the process has held.
 
 Knows nothing about the run. Records names and versions, never a variable's value: no secret can get in.
 """
@@ -6,6 +7,8 @@ Knows nothing about the run. Records names and versions, never a variable's valu
 from __future__ import annotations
 
 import platform
+import resource
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
@@ -30,6 +33,14 @@ def describe_environment(device: torch.device, processes: int) -> Environment:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         versions={name: metadata.version(name) for name in LIBRARIES} | _installed(OPTIONAL),
     )
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes this process has held so far on its device; on a CPU of main memory, all it loaded counted."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def differences(before: Environment, now: Environment) -> list[str]:

@@ -20,7 +20,9 @@ from contracts.rundir import Control
 from contracts.train import TrainConfig
 from trainer.control import REQUESTS, Requests
 from trainer.draws import keyed_seed
+from trainer.environment import peak_memory
 from trainer.feed import Feed
+from trainer.held_out import Curve
 from trainer.loss_scale import NO_SCALE, LossScale
 from trainer.objective import Objective
 from trainer.processes import Processes
@@ -43,7 +45,7 @@ class Record:
     loss_smooth: float = 0.0
     loss_first_sum: float = 0.0
     loss_last_sum: float = 0.0
-    held_out_before: float | None = None
+    held_out: Curve = ()
     loss_scale: float = LossScale().factor
     """Of fp16 alone."""
     clean_steps: int = 0
@@ -60,13 +62,21 @@ class Record:
             self.loss_last_sum += loss
 
 
+Verdict = Literal["best", "go on", "enough", "broken off"]
+"""Of a measurement: the lowest loss so far; not that; nothing is gained any more; a stop was asked for meanwhile."""
+Ended = Literal["completed", "gained nothing", "stopped"]
+
+
 @dataclass(frozen=True)
 class Actions:
     """What can be due after a step."""
 
     save: Callable[[], None]
+    """A checkpoint the run can go on without."""
+    save_to_stop: Callable[[], None]
+    """One it is no good to leave without."""
     preview: Callable[[], None]
-    measure: Callable[[], object]
+    measure: Callable[[], Verdict]
     timed: Callable[[int, GlobalBatch, float], None]
     """Told which step took how many seconds, before what is due after it."""
 
@@ -87,12 +97,13 @@ def train_steps(
     requests: Requests,
     report: Report,
     actions: Actions,
-) -> Literal["completed", "stopped"]:
-    """Go on from ``record.step`` to the last step, or until all ranks agree to stop.
+) -> Ended:
+    """Go on from ``record.step`` to the last step, until nothing is gained, or until all ranks agree to stop.
 
     Raises:
         PatinaError: NAN_LOSS; nothing is saved of a step that spoiled the weights.
     """
+    trained = objective.model.parameters
     for batch in batches(schedule, record.step, config.steps):
         began = time.perf_counter()
         step = record.step + 1
@@ -123,13 +134,15 @@ def train_steps(
                 grad_norm=0.0 if overflowed else norm,
                 skipped=overflowed,
                 loss_scale=scale.factor if config.precision == "fp16" else None,
+                adapter_norm=float(torch.linalg.vector_norm(trained.vector.data, dtype=torch.float32)),
                 images_per_s=len(batch.samples) / seconds,
+                memory_bytes=peak_memory(processes.device),
             )
         )
         actions.timed(step, batch, seconds)
         wanted = {name for name, count in zip(REQUESTS, asked, strict=True) if count}
-        if _after(step, config, wanted, requests, actions):
-            return "stopped"
+        if (ended := _after(step, config, wanted, requests, actions)) is not None:
+            return ended
     return "completed"
 
 
@@ -173,21 +186,32 @@ def _backward(
     return total
 
 
-def _after(step: int, config: TrainConfig, wanted: set[Control], requests: Requests, actions: Actions) -> bool:
-    """Do what is due or was asked for; returns whether to stop. The last step's own work is done by the caller."""
+def _after(step: int, config: TrainConfig, wanted: set[Control], requests: Requests, actions: Actions) -> Ended | None:
+    """Do what is due or was asked for; returns how the run ends, if it does here.
+
+    Of the last step only the checkpoint is made here. A stop leaves due measurements and previews to the next
+    attempt, which begins with them: whoever asked waits for a step and a save alone.
+    """
     last = step == config.steps
-    if _due(step, config.held_out.every_steps) and not last:
-        actions.measure()
-    if (_due(step, config.preview.every_steps) or "preview" in wanted) and not last:
+    ended: Ended | None = "stopped" if "stop" in wanted and not last else None
+    verdict: Verdict = "go on"
+    if due(step, config.held_out.every_steps) and not (last or ended):
+        verdict = actions.measure()
+        if verdict in ("enough", "broken off"):
+            ended = "gained nothing" if verdict == "enough" else "stopped"
+    if (due(step, config.preview.every_steps) or "preview" in wanted) and not (last or ended):
         actions.preview()
-    stopping = "stop" in wanted and not last
-    if _due(step, config.checkpoint.every_steps) or last or stopping or "save" in wanted:
+    if ended == "stopped":
+        actions.save_to_stop()
+        requests.done("stop")
+    elif due(step, config.checkpoint.every_steps) or last or ended or "save" in wanted or verdict == "best":
         actions.save()
     for name in REQUESTS:
         if name in wanted:
             requests.done(name)
-    return stopping
+    return ended
 
 
-def _due(step: int, every: int | None) -> bool:
-    return every is not None and step % every == 0
+def due(step: int, every: int | None) -> bool:
+    """Whether what is done every so many steps is done after this one."""
+    return every is not None and step > 0 and step % every == 0

@@ -7,7 +7,7 @@ with previews ends in the same weights as one without. Knows nothing about when 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from contracts.train import PreviewSettings
 from sdxl.base import load_base
 from sdxl.conditioning import join
 from sdxl.sampling import sample, to_bytes
+from trainer.control import StopRequested
 from trainer.files import write_atomically
 from trainer.latents import Texts
 from trainer.weights import Trainable
@@ -43,11 +44,20 @@ def make_previews(
     side_px: int,
     at_once: int,
     folder: Path,
+    stop_wanted: Callable[[], bool],
 ) -> Iterator[Made]:
     """Write one picture a prompt (already with the trigger word) on the noise schedule that is trained on.
 
     The VAE is in memory only meanwhile.
+
+    Raises:
+        StopRequested: asked to stop meanwhile; what is written stays.
     """
+
+    def on_step(done: int, total: int) -> None:
+        if stop_wanted():
+            raise StopRequested
+
     device = model.base.device
     vae = load_base(model.base.path, dtype=torch.float32, device=device, components={"vae"}).vae
     base = replace(model.base, vae=vae, scheduler_config=dict(scheduler_config))
@@ -65,10 +75,16 @@ def make_previews(
                 guidance_scale=settings.guidance_scale,
                 width=side_px,
                 height=side_px,
+                on_step=on_step,
             )
         for offset, picture in enumerate(to_bytes(pictures)):
-            file = folder / f"step-{step:08d}-{start + offset:02d}.png"
+            file = preview_file(folder, step, start + offset)
             png = io.BytesIO()
             Image.fromarray(picture).save(png, "PNG")
             write_atomically(file, png.getvalue())
             yield Made(file, chunk[offset], seeds[offset])
+
+
+def preview_file(folder: Path, step: int, number: int) -> Path:
+    """Where the picture of prompt ``number`` (from 0) after ``step`` is."""
+    return folder / f"step-{step:08d}-{number:02d}.png"

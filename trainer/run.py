@@ -5,7 +5,6 @@ Knows nothing about the command line, about failures, or about how any of the pa
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,30 +13,27 @@ import torch
 
 from contracts import events
 from contracts.adapter import AdapterHeader
+from contracts.buckets import GlobalBatch
 from contracts.failures import FailureCode, PatinaError
 from contracts.rundir import Completed, Environment, Manifest, Outcome, RunDir, Stopped
 from contracts.train import TrainConfig
 from sdxl.formats import save_adapter, save_full
-from trainer.checkpoint import (
-    Checkpoint,
-    RunState,
-    check_resumable,
-    environment_changes,
-    find_checkpoint,
-    save_checkpoint,
-)
+from trainer.checkpoint import Checkpoint, RunState, newer_than, read_checkpoint, save_checkpoint, thin_out
 from trainer.control import Requests
 from trainer.environment import describe_environment
 from trainer.files import write_atomically
 from trainer.floor import Paces, pace
-from trainer.held_out import held_out_loss
+from trainer.grace import GraceKeeper
+from trainer.held_out import best
+from trainer.judge import Judge
 from trainer.loop import Actions, Record, summary_steps, train_steps
 from trainer.one_by_one import OneByOne
 from trainer.optim import make_optimizer
 from trainer.parts import Identified, Job, Parts, gather, identify
-from trainer.preview import make_previews
 from trainer.processes import Processes
 from trainer.report import Report
+from trainer.resume import resumable
+from trainer.room import check_room, run_needs
 from trainer.tracking import Tracking
 from trainer.update import AtOnce, Update
 from trainer.weights import Trainable
@@ -60,15 +56,16 @@ def train(
     if processes.is_main:
         write_atomically(run_dir.environment, environment.model_dump_json(indent=2))
     found = identify(job, processes, report)
-    checkpoint, changes = _resumable(run_dir, config, found, environment, processes, report)
+    checkpoint, changes = resumable(run_dir, config, found, environment, processes, report)
     if checkpoint is not None:
         # Before any work, so that a stop or a failure meanwhile names the step that the next attempt goes on from.
         for name in asdict(record):
             setattr(record, name, getattr(checkpoint.state, name))
     parts = gather(job, found, processes, requests, report)
-    attempt = _Attempt(config, run_dir, processes, report, environment, found, parts, record)
+    attempt = _Attempt(config, run_dir, processes, requests, report, environment, found, parts, record)
     if checkpoint is not None:
         attempt.restore(checkpoint)
+    attempt.check_room()
     report(
         events.Started(
             at=time.time(),
@@ -84,13 +81,21 @@ def train(
             exact=not changes,
         )
     )
-    tracking = Tracking(config, run_dir, report, step=record.step) if processes.is_main else None
+    facts = {
+        "base_identity": found.base_identity,
+        "dataset_digest": found.data.mixture.digest,
+        "environment": environment.model_dump(mode="json"),
+    }
+    tracking = Tracking(config, run_dir, report, step=record.step, facts=facts) if processes.is_main else None
     if tracking is not None:
         report.sinks.append(tracking)
+        attempt.grace.closing_takes(tracking.closing_s)
     failed = True
     try:
-        outcome = attempt.run(requests, tracking.where if tracking else "off")
+        outcome = attempt.run(tracking.where if tracking else "off")
         failed = False
+        if tracking is not None and config.tracking.log_weights and isinstance(outcome, Completed):
+            tracking.upload(sorted(run_dir.weights.glob("*.safetensors")), facts | {"step": outcome.step})
     finally:
         if tracking is not None:
             report.sinks.remove(tracking)
@@ -104,34 +109,6 @@ def train(
         files=(),
     )
     return outcome, manifest
-
-
-def _resumable(
-    run_dir: RunDir,
-    config: TrainConfig,
-    found: Identified,
-    environment: Environment,
-    processes: Processes,
-    report: Report,
-) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, if any, and what makes going on from it inexact; refuses before any work."""
-    checkpoint, broken = processes.from_main(find_checkpoint(run_dir) if processes.is_main else None)
-    for message in broken:
-        report.warn(message)
-    if checkpoint is None:
-        return None, []
-    saved = checkpoint.state
-    regrouped = check_resumable(
-        saved,
-        config,
-        base_identity=found.base_identity,
-        dataset_digest=found.data.mixture.digest,
-        processes=processes.count,
-    )
-    changes = [*regrouped, *environment_changes(saved, environment)]
-    for change in changes:
-        report.warn(f"going on from step {saved.step}, but not bit for bit: {change}", saved.step)
-    return checkpoint, changes
 
 
 def _make_update(model: Trainable, config: TrainConfig, processes: Processes) -> Update:
@@ -149,6 +126,7 @@ class _Attempt:
     config: TrainConfig
     run_dir: RunDir
     processes: Processes
+    requests: Requests
     report: Report
     environment: Environment
     found: Identified
@@ -159,88 +137,95 @@ class _Attempt:
         self.model: Trainable = self.parts.objective.model
         self.update = _make_update(self.model, self.config, self.processes)
         self.paces = Paces(self.processes, self.config.gradient_accumulation_steps)
+        self.judge = Judge(
+            self.config,
+            self.run_dir,
+            self.processes,
+            self.requests,
+            self.report,
+            self.found.data.mixture.held_out,
+            self.config.data.resolution_px or self.found.base.native_px,
+            self.parts,
+            self.record,
+        )
+        self.unusable = newer_than(self.run_dir, self.record.step)
+        sizes = {name: sum(tensor.nbytes for tensor in group.values()) for name, group in self.groups().items()}
+        # An optimiser that has not stepped may keep nothing yet; two moments are the most that any of them keeps.
+        self.checkpoint_bytes = sizes["weights"] + (sizes["optimizer"] or 2 * sizes["weights"])
+        self.grace = GraceKeeper(self.run_dir, checkpoint_bytes=self.checkpoint_bytes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         flat = self.model.parameters
         flat.fill(flat.vector.data, checkpoint.tensors("weights"))
         self.update.load(checkpoint.tensors("optimizer"))
 
-    def run(self, requests: Requests, tracked: str) -> Outcome:
-        if self.record.step == 0:
-            self.record.held_out_before = self.measure()
-            self.preview()
-        ended = train_steps(
-            self.config,
-            self.parts.schedule,
-            self.parts.feed,
-            self.parts.objective,
-            self.update,
-            self.record,
-            self.processes,
-            requests,
-            self.report,
-            Actions(save=self.save, preview=self.preview, measure=self.measure, timed=self.paces.add),
-        )
-        if ended == "stopped":
-            return Stopped(step=self.record.step)
+    def check_room(self) -> None:
+        """Refuse to begin what the disk cannot hold.
+
+        Raises:
+            PatinaError: DISK_FULL.
+        """
         if self.processes.is_main:
-            self.publish()
-        after = self.measure()
-        self.preview()
+            weights_bytes = sum(tensor.nbytes for tensor in self.model.state().values())
+            check_room(run_needs(self.run_dir, self.config, self.checkpoint_bytes, weights_bytes))
+
+    def run(self, tracked: str) -> Outcome:
+        ended = self.judge.catch_up()
+        if ended is None:
+            ended = train_steps(
+                self.config,
+                self.parts.schedule,
+                self.parts.feed,
+                self.parts.objective,
+                self.update,
+                self.record,
+                self.processes,
+                self.requests,
+                self.report,
+                Actions(self.save, self.save_to_stop, self.judge.preview, self.judge.measure, self.timed),
+            )
+        if ended == "stopped" or (not self.judge.measured() and self.judge.measure() == "broken off"):
+            self.requests.done("stop")
+            return Stopped(step=self.record.step)
+        self.judge.preview()
+        record, curve = self.record, dict(self.record.held_out)
+        weights_step = self.processes.from_main(self.publish() if self.processes.is_main else None)
+        lowest = best(record.held_out)
+        early = ended == "gained nothing"
         if self.config.measure_floor and (paced := pace(self.paces, self.model, self.parts.feed, self.record.step)):
             self.report(paced)
         part = summary_steps(self.config.steps)
         return Completed(
-            step=self.record.step,
-            train_seconds=round(self.record.train_seconds, 3),
-            loss_first=self.record.loss_first_sum / part,
-            loss_last=self.record.loss_last_sum / part,
-            held_out_loss_before=self.record.held_out_before,
-            held_out_loss_after=after,
+            step=record.step,
+            stopped_early=early,
+            weights_step=weights_step if weights_step != record.step else None,
+            train_seconds=round(record.train_seconds, 3),
+            loss_first=record.loss_first_sum / min(part, record.step),
+            loss_last=record.loss_smooth if early else record.loss_last_sum / part,
+            held_out_loss_before=curve.get(0),
+            held_out_loss_after=curve.get(weights_step),
+            best_step=lowest[0] if lowest else None,
+            held_out_loss_best=lowest[1] if lowest else None,
             tracking=tracked,
         )
 
-    def measure(self) -> float | None:
-        rows = self.found.data.mixture.held_out
-        if not rows:
-            return None
-        loss = held_out_loss(
-            rows, self.config.held_out.timesteps, self.parts.feed, self.parts.objective, self.processes
-        )
-        if not math.isfinite(loss):
-            raise PatinaError(
-                FailureCode.NAN_LOSS, f"The held-out loss after step {self.record.step} is not a finite number."
-            )
-        self.report(events.HeldOut(at=time.time(), step=self.record.step, loss=loss))
-        return loss
-
-    def preview(self) -> None:
-        if not (self.parts.prompts and self.processes.is_main):
-            return
-        side = self.config.data.resolution_px or self.found.base.native_px
-        made = make_previews(
-            self.model,
-            self.parts.objective.scheduler_config,
-            self.parts.feed.texts,
-            self.config.preview,
-            self.parts.prompts,
-            step=self.record.step,
-            side_px=side // 8 * 8,
-            # Guidance doubles the batch.
-            at_once=max(1, self.config.batch_size // 2),
-            folder=self.run_dir.previews,
-        )
-        for one in made:
-            self.report(
-                events.Preview(
-                    at=time.time(), step=self.record.step, file=one.file.name, prompt=one.prompt, seed=one.seed
-                )
-            )
+    def timed(self, step: int, batch: GlobalBatch, seconds: float) -> None:
+        self.paces.add(step, batch, seconds)
+        if self.processes.is_main:
+            self.grace.step_took(seconds)
 
     def save(self) -> None:
+        try:
+            self.save_to_stop()
+        except PatinaError as error:
+            if error.code != FailureCode.DISK_FULL:
+                raise
+            self.report.warn(f"{error.message} The run goes on; those before it are whole.", self.record.step)
+
+    def save_to_stop(self) -> None:
         if not self.processes.is_main:
             return
-        flat = self.model.parameters
+        began = time.perf_counter()
         state = RunState(
             **asdict(self.record),
             config=self.config,
@@ -248,11 +233,42 @@ class _Attempt:
             base_identity=self.found.base_identity,
             dataset_digest=self.found.data.mixture.digest,
         )
-        groups = {"weights": flat.split(flat.vector.data), "optimizer": self.update.state()}
-        folder = save_checkpoint(self.run_dir, state, groups, keep=self.config.checkpoint.keep)
+        keep, best_step = self.config.checkpoint.keep, self.best_step()
+        folder = save_checkpoint(
+            self.run_dir, state, self.groups(), keep=keep, best_step=best_step, unusable=self.unusable
+        )
+        self.unusable = []
+        self.grace.save_took(time.perf_counter() - began)
         self.report(events.CheckpointSaved(at=time.time(), step=self.record.step, file=folder.name))
 
-    def publish(self) -> None:
+    def best_step(self) -> int | None:
+        """Whose checkpoint is kept for its held-out loss."""
+        lowest = best(self.record.held_out) if self.config.held_out.keep_best else None
+        return None if lowest is None else lowest[0]
+
+    def groups(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What a checkpoint holds beside its state: named tensors, a file each group."""
+        flat = self.model.parameters
+        return {"weights": flat.split(flat.vector.data), "optimizer": self.update.state()}
+
+    def publish(self) -> int:
+        """Write the weights of the last step, or of the best where that is asked for; returns which it was."""
+        step = self.record.step
+        wanted = self.best_step() if self.config.held_out.publish == "best" else None
+        if wanted is not None and wanted != step:
+            found = read_checkpoint(self.run_dir.checkpoint(wanted))
+            if isinstance(found, Checkpoint):
+                self.restore(found)
+                step = wanted
+            else:
+                self.report.warn(
+                    f"the best weights, of step {wanted}, cannot be read ({found}): these are the last", step
+                )
+        self.write_weights(step)
+        thin_out(self.run_dir, keep=self.config.checkpoint.keep, best_step=self.best_step())
+        return step
+
+    def write_weights(self, step: int) -> None:
         """Write the weights with the header that says what they are and what they belong to."""
         config, lora = self.config, self.config.lora if self.config.method == "lora" else None
         header = AdapterHeader(
@@ -269,7 +285,7 @@ class _Attempt:
             resolution_px=config.data.resolution_px or self.found.base.native_px,
             prediction_type=self.parts.objective.prediction_type,
             zero_terminal_snr=bool(self.parts.objective.scheduler_config.get("rescale_betas_zero_snr")),
-            steps=self.record.step,
+            steps=step,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write = save_adapter if lora else save_full

@@ -150,7 +150,7 @@ def _train(
             if stop_by is None and (lease.cancelled.is_set() or draining.is_set()):
                 log.info("trainer.asked_to_stop", attempt=trainer.launch.attempt, cancelled=lease.cancelled.is_set())
                 trainer.request_stop()
-                stop_by = time.monotonic() + settings.stop_grace_s
+                stop_by = time.monotonic() + launcher.grace_s(trainer.launch.run_dir, settings.stop_grace_s)
             if stop_by is not None and time.monotonic() > stop_by:
                 break
             try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 import yaml
 
-from contracts.rundir import RunDir
+from contracts.rundir import Grace, RunDir
 from worker.processes import end_marked, marks
 from worker.settings import visible_gpus
 
@@ -68,6 +68,14 @@ class Trainer:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+
+def grace_s(run_dir: RunDir, at_least_s: float) -> float:
+    """How long to wait for the trainer of this directory to end once it is asked to: what it says itself, or more."""
+    try:
+        return max(at_least_s, Grace.model_validate_json(run_dir.grace.read_bytes()).grace_s)
+    except (OSError, ValueError):  # it has not done a step yet
+        return at_least_s
 
 
 def start(launch: Launch) -> Trainer:

@@ -59,10 +59,10 @@ class WorkerSettings(BaseSettings):
     """Seconds a blob nothing refers to is kept: longer than reading the largest upload takes."""
 
     stop_grace_s: float = Field(default=90.0, gt=0)
-    """How long a trainer may take to save a checkpoint when it is asked to stop."""
+    """How long a trainer may take to save a checkpoint when it is asked to stop; longer where it says it needs that."""
 
     term_grace_s: float = Field(default=20.0, gt=0)
-    """How long it may take to end after TERM, before it is killed."""
+    """How long it may take to end after TERM, before it is killed; an orphan longer where it says it needs that."""
 
     idle_unload_s: float = Field(default=15.0, ge=0)
     """How long the engine stays loaded without work while a run waits for its device."""

@@ -13,11 +13,12 @@ from catalog.jobs import Claim, Queue
 from catalog.runs import progress
 from catalog.workers import service as workers
 from contracts.failures import FAILURES, FailureCode, PatinaError
-from contracts.rundir import Completed, Failed
+from contracts.rundir import Completed, Failed, RunDir
+from worker import launcher
 from worker.attempt import Ending, run_attempt
 from worker.doorbell import Duty, Shift, doorbell, new_reference
 from worker.lease import Lease
-from worker.processes import end_marked
+from worker.processes import end_marked, marked
 from worker.publish import publish
 from worker.run_leftovers import clear_removed
 from worker.settings import WorkerSettings
@@ -114,20 +115,30 @@ def settle(station: Station, claim: Claim, ending: Ending) -> None:
 
 def end_leftovers(station: Station) -> None:
     """End trainers of this home that no job holds any more: their worker died, and their lease has run out."""
-    ended = end_marked(station.settings.home_dir, lambda attempt: not _is_held(station, attempt), _grace_s(station))
-    if ended:
-        log.warning("leftovers.ended", processes=[(process.pid, process.attempt) for process in ended])
+    home = station.settings.home_dir
+    lost = {process.attempt for process in marked(home) if not _is_held(station, process.attempt)}
+    if not lost:
+        return
+    ended = end_marked(home, lambda attempt: attempt in lost, max(_grace_s(station, attempt) for attempt in lost))
+    log.warning("leftovers.ended", processes=[(process.pid, process.attempt) for process in ended])
 
 
 def _end_older_attempts(station: Station, claim: Claim) -> None:
     """Nothing of an earlier attempt may write into the run directory beside this one."""
     older = {f"{claim.job_id}.{fence}" for fence in range(claim.fence)}
-    end_marked(station.settings.home_dir, lambda attempt: attempt in older, _grace_s(station))
+    grace_s = _grace_s(station, f"{claim.job_id}.{claim.fence}")
+    end_marked(station.settings.home_dir, lambda attempt: attempt in older, grace_s)
 
 
-def _grace_s(station: Station) -> float:
-    # An orphan that is told to stop saves a checkpoint, from which this attempt can go on.
-    return station.settings.term_grace_s
+def _grace_s(station: Station, attempt: str) -> float:
+    # An orphan that is told to stop saves a checkpoint, from which the next attempt can go on.
+    job = attempt.partition(".")[0]
+    with station.database.reading() as session:
+        found = session.get(jobs.Job, int(job)) if job.isdecimal() else None
+    at_least_s = station.settings.term_grace_s
+    if found is None:
+        return at_least_s
+    return launcher.grace_s(RunDir(station.settings.runs_dir / found.subject_id), at_least_s)
 
 
 def _is_held(station: Station, attempt: str) -> bool:

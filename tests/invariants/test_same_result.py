@@ -5,9 +5,7 @@ Each runs the real command line. `finished` is the run the others are held again
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -17,8 +15,7 @@ import pytest
 import torch
 
 from contracts import events
-from contracts.events import Event
-from contracts.rundir import Completed, RunDir, Stopped
+from contracts.rundir import Completed, Failed, RunDir, Stopped
 from tests.trainer.tiny import (
     command,
     environment,
@@ -28,10 +25,10 @@ from tests.trainer.tiny import (
     make_recipe,
     outcome_of,
     same,
+    stop_after,
     train,
     weights_of,
 )
-from trainer.report import EventFile
 
 QUIET = {"preview__prompts": [], "held_out__every_steps": None}
 
@@ -116,16 +113,8 @@ class TestBitForBit:
     ) -> None:
         run_dir = RunDir(tmp_path / "run")
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, **QUIET)
-        write = EventFile.__call__
-
-        def asking(self: EventFile, event: Event) -> None:
-            write(self, event)
-            if isinstance(event, events.StepDone) and event.step == 2:
-                request(how, run_dir)
-
-        monkeypatch.setattr(EventFile, "__call__", asking)
+        stop_after(3, run_dir.root, monkeypatch, how)
         assert train(recipe, run_dir.root, cache_dir) == 0
-        # Asked while step 2 was being recorded: step 3 is finished, then all is saved.
         assert outcome_of(run_dir.root) == Stopped(step=3)
         assert not run_dir.control("stop").exists()
         monkeypatch.undo()
@@ -172,15 +161,21 @@ class TestWithinRounding:
 
 
 class TestResumingElsewhere:
-    def test_says_that_it_is_not_exact(self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path) -> None:
+    @pytest.fixture
+    def stopped(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[Path, RunDir]:
+        """A recipe and its run, stopped after the first of three steps."""
         run_dir = RunDir(tmp_path / "run")
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=3, **QUIET)
-        run_dir.root.mkdir()
-        (run_dir.root / "control").mkdir()
-        run_dir.control("stop").touch()
-        run_dir.control("preview").touch()
+        stop_after(1, run_dir.root, monkeypatch)
         assert train(recipe, run_dir.root, cache_dir) == 0
         assert outcome_of(run_dir.root) == Stopped(step=1)
+        monkeypatch.undo()
+        return recipe, run_dir
+
+    def test_says_that_it_is_not_exact(self, stopped: tuple[Path, RunDir], cache_dir: Path) -> None:
+        recipe, run_dir = stopped
         torch.set_num_threads(2)
         try:
             assert train(recipe, run_dir.root, cache_dir) == 0
@@ -188,22 +183,29 @@ class TestResumingElsewhere:
             torch.set_num_threads(1)
         *_, started = (event for event in events_of(run_dir.root) if isinstance(event, events.Started))
         assert (started.first_step, started.exact) == (1, False)
-        assert any(
-            "threads was 1, is 2" in event.message
-            for event in events_of(run_dir.root)
-            if isinstance(event, events.Warned)
-        )
+        assert "going on from step 1, but not bit for bit: threads was 1, is 2" in warnings_of(run_dir)
 
-    def test_refuses_another_seed_and_names_it(
-        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    def test_on_another_processor_says_which_it_was(
+        self, stopped: tuple[Path, RunDir], cache_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        run_dir = RunDir(tmp_path / "run")
-        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=3, **QUIET)
-        (run_dir.root / "control").mkdir(parents=True)
-        run_dir.control("stop").touch()
+        recipe, run_dir = stopped
+        before = torch.backends.cpu.get_cpu_capability()
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OTHER")
         assert train(recipe, run_dir.root, cache_dir) == 0
-        assert train(recipe, run_dir.root, cache_dir, "seed=4") == 1
-        assert "seed was 3, is 4" in run_dir.outcome.read_text()
+        *_, started = (event for event in events_of(run_dir.root) if isinstance(event, events.Started))
+        assert (started.first_step, started.exact) == (1, False)
+        assert any(f"cpu_capability was {before}, is OTHER" in words for words in warnings_of(run_dir))
+
+    def test_refuses_what_would_make_it_wrong_and_names_each(
+        self, stopped: tuple[Path, RunDir], cache_dir: Path
+    ) -> None:
+        recipe, run_dir = stopped
+        assert train(recipe, run_dir.root, cache_dir, "seed=4", "lora.alpha=2", "preview.sampling_steps=7") == 1
+        outcome = outcome_of(run_dir.root)
+        assert isinstance(outcome, Failed)
+        assert outcome.code == "checkpoint_mismatch"
+        assert "seed was 3, is 4; lora.alpha was 8.0, is 2.0" in outcome.message
+        assert "sampling_steps" not in outcome.message
 
 
 class TestAccelerateLaunch:
@@ -222,11 +224,8 @@ def rates(run_dir: Path) -> list[float]:
     return [event.learning_rate for event in events_of(run_dir) if isinstance(event, events.StepDone)]
 
 
-def request(how: str, run_dir: RunDir) -> None:
-    if how == "control file":
-        run_dir.control("stop").touch()
-    else:
-        os.kill(os.getpid(), signal.SIGTERM if how == "SIGTERM" else signal.SIGINT)
+def warnings_of(run_dir: RunDir) -> list[str]:
+    return [event.message for event in events_of(run_dir.root) if isinstance(event, events.Warned)]
 
 
 def kill_once(recipe: Path, run_dir: Path, cache_dir: Path, chance: random.Random) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,16 +11,9 @@ import torch
 
 import trainer.checkpoint
 import trainer.files
-from contracts.failures import PatinaError
 from contracts.rundir import Environment, RunDir
-from contracts.train import TrainConfig, parse_config
-from trainer.checkpoint import (
-    RunState,
-    check_resumable,
-    environment_changes,
-    find_checkpoint,
-    save_checkpoint,
-)
+from contracts.train import TrainConfig
+from trainer.checkpoint import RunState, find_checkpoint, newer_than, save_checkpoint
 
 ENVIRONMENT = Environment(
     python="3", platform="Linux", cpu_capability="AVX2", threads=1, processes=1, device="cpu", versions={"torch": "1"}
@@ -38,13 +31,15 @@ def state_of(step: int, config: TrainConfig | None = None) -> RunState:
         loss_smooth=0.1,
         loss_first_sum=0.2,
         loss_last_sum=0.3,
-        held_out_before=None,
+        held_out=((0, 0.5), (3, 0.4)),
     )
 
 
-def save(run_dir: RunDir, step: int, keep: int = 2) -> Path:
+def save(
+    run_dir: RunDir, step: int, keep: int = 2, best_step: int | None = None, unusable: Sequence[Path] = ()
+) -> Path:
     groups = {group: {"w": torch.full((4,), float(step))} for group in ("weights", "optimizer")}
-    return save_checkpoint(run_dir, state_of(step), groups, keep=keep)
+    return save_checkpoint(run_dir, state_of(step), groups, keep=keep, best_step=best_step, unusable=unusable)
 
 
 def truncate(file: Path) -> None:
@@ -146,34 +141,19 @@ class TestSaveCheckpoint:
         assert found is not None
         assert broken == []
 
+    def test_one_that_is_damaged_and_newer_goes_and_does_not_count(self, run_dir: RunDir) -> None:
+        """The one a run goes on from is the newest whole one: it must not make way for those that are not."""
+        for step in (4, 5, 6):
+            save(run_dir, step, keep=9)
+        truncate(run_dir.checkpoint(5) / "weights.safetensors")
+        truncate(run_dir.checkpoint(6) / "weights.safetensors")
+        found, _ = find_checkpoint(run_dir)
+        assert found is not None
+        assert found.state.step == 4
+        save(run_dir, 8, unusable=newer_than(run_dir, 4))
+        assert sorted(path.name for path in run_dir.checkpoints.iterdir()) == ["step-00000004", "step-00000008"]
 
-class TestCheckResumable:
-    def check(self, processes: int = 1, digest: str = "b" * 64, **changes: object) -> list[str]:
-        config = parse_config({}, {key.replace("__", "."): value for key, value in changes.items()})
-        saved = state_of(5)
-        return check_resumable(saved, config, base_identity="a" * 64, dataset_digest=digest, processes=processes)
-
-    def test_names_every_difference_that_would_change_the_result(self) -> None:
-        with pytest.raises(PatinaError) as caught:
-            self.check(seed=1, optimizer__learning_rate=0.5, digest="c" * 64)
-        for words in ("seed was 0, is 1", "optimizer.learning_rate was 0.0001, is 0.5", "the data set was"):
-            assert words in caught.value.message
-        assert caught.value.code == "checkpoint_mismatch"
-
-    def test_lets_previews_tracking_and_saving_change(self) -> None:
-        assert self.check(preview__sampling_steps=3, tracking__enabled=False, checkpoint__keep=5) == []
-
-    def test_lets_a_step_be_cut_otherwise_but_says_it_is_not_exact(self) -> None:
-        assert len(self.check(batch_size=2, gradient_accumulation_steps=2)) == 2
-        assert len(self.check(batch_size=2, processes=2)) == 1
-
-    def test_refuses_a_step_of_another_size(self) -> None:
-        with pytest.raises(PatinaError, match="pictures in one optimiser step were 4, are 8"):
-            self.check(processes=2)
-
-
-class TestEnvironmentChanges:
-    def test_name_threads_and_versions(self) -> None:
-        now = ENVIRONMENT.model_copy(update={"threads": 2, "versions": {"torch": "2"}})
-        assert environment_changes(state_of(1), now) == ["threads was 1, is 2", "torch was 1, is 2"]
-        assert environment_changes(state_of(1), ENVIRONMENT) == []
+    def test_the_best_stays_beside_the_newest(self, run_dir: RunDir) -> None:
+        for step in (1, 2, 3, 4):
+            save(run_dir, step, keep=1, best_step=2 if step > 1 else None)
+        assert sorted(path.name for path in run_dir.checkpoints.iterdir()) == ["step-00000002", "step-00000004"]

@@ -10,12 +10,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import trainer.judge
 import trainer.run
 from contracts import events
 from contracts.adapter import AdapterHeader
 from contracts.rundir import Completed, Environment, Failed, Manifest, RunDir, Stopped
 from sdxl.base import identity, load_base
-from tests.trainer.tiny import events_of, losses, make_recipe, outcome_of, same, train, weights_of
+from tests.trainer.tiny import events_of, losses, make_recipe, outcome_of, same, stop_after, train, weights_of
 from trainer.files import manifest_entry
 
 TRACE = [1.06589, 1.08724, 1.06915, 0.81945, 0.73583, 1.07993]
@@ -31,9 +32,12 @@ class TestTheRunDirectory:
         assert Environment.model_validate_json(run_dir.environment.read_bytes()).threads == 1
         assert not list(finished.rglob(".tmp-*"))
 
-    def test_keeps_as_many_checkpoints_as_asked(self, finished: Path) -> None:
+    def test_keeps_as_many_checkpoints_as_asked_and_the_best(self, finished: Path) -> None:
         kept = sorted(path.name for path in RunDir(finished).checkpoints.iterdir())
-        assert kept == ["step-00000005", "step-00000006"]
+        outcome = outcome_of(finished)
+        assert isinstance(outcome, Completed)
+        best = f"step-{outcome.best_step or 0:08d}"
+        assert kept == sorted({best, "step-00000005", "step-00000006"})
 
     def test_ends_with_what_was_learned(self, finished: Path) -> None:
         outcome = outcome_of(finished)
@@ -76,15 +80,18 @@ class TestRequestsByFile:
         assert not list((run_dir.root / "control").iterdir())
 
     def test_a_stop_while_a_resumed_run_encodes_names_the_step_it_goes_on_from(
-        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=3, preview__prompts=[])
         run_dir = RunDir(tmp_path / "run")
-        (run_dir.root / "control").mkdir(parents=True)
-        for cache in (cache_dir, tmp_path / "cold"):
-            run_dir.control("stop").touch()
-            assert train(recipe, run_dir.root, cache) == 0
-            assert outcome_of(run_dir.root) == Stopped(step=1)
+        stop_after(1, run_dir.root, monkeypatch)
+        assert train(recipe, run_dir.root, cache_dir) == 0
+        assert outcome_of(run_dir.root) == Stopped(step=1)
+        monkeypatch.undo()
+        run_dir.control("stop").touch()
+        assert train(recipe, run_dir.root, tmp_path / "cold") == 0
+        assert outcome_of(run_dir.root) == Stopped(step=1)
+        assert not run_dir.control("stop").exists()
 
 
 class TestTheWeights:
@@ -192,7 +199,8 @@ class TestFailures:
         assert train(recipe, tmp_path / "run", cache_dir) == 1
         outcome = outcome_of(tmp_path / "run")
         assert isinstance(outcome, Failed)
-        assert outcome.message == "/some/file cannot be written: No space left on device."
+        assert (outcome.code, outcome.retryable) == ("disk_full", True)
+        assert str(tmp_path) in outcome.message
 
     def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
@@ -211,7 +219,7 @@ class TestFailures:
     def test_a_held_out_loss_that_is_no_number_is_said_before_any_step(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(trainer.run, "held_out_loss", lambda *_: float("nan"))
+        monkeypatch.setattr(trainer.judge, "held_out_loss", lambda *_: float("nan"))
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
         assert train(recipe, tmp_path / "run", cache_dir) == 1
         outcome = outcome_of(tmp_path / "run")

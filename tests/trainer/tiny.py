@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from contracts.events import EVENT, Event, StepDone
+from contracts.events import EVENT, Event, HeldOut, StepDone
 from contracts.rundir import OUTCOME, Outcome, RunDir
 from trainer.cli import main
+from trainer.report import EventFile
 
 SETTINGS: dict[str, Any] = {
     "steps": 6,
@@ -72,6 +75,22 @@ def make_recipe(file: Path, base: Path, pictures: Path, **changes: Any) -> Path:
 def train(recipe: Path, run_dir: Path, cache_dir: Path, *more: str) -> int:
     """The command line, in this process."""
     return main([str(recipe), "--run-dir", str(run_dir), "--cache-dir", str(cache_dir), *more])
+
+
+def stop_after(step: int, run_dir: Path, monkeypatch: pytest.MonkeyPatch, how: str = "control file") -> None:
+    """Have the next `train` in this process asked to stop so that ``step`` is the last it does."""
+    write = EventFile.__call__
+
+    def asking(self: EventFile, event: Event) -> None:
+        write(self, event)
+        # A request is looked for in each step: what is asked just before it ends the run after it.
+        if event.step == step - 1 and isinstance(event, StepDone | HeldOut):
+            if how == "control file":
+                RunDir(run_dir).control("stop").touch()
+            else:
+                os.kill(os.getpid(), signal.SIGTERM if how == "SIGTERM" else signal.SIGINT)
+
+    monkeypatch.setattr(EventFile, "__call__", asking)
 
 
 def command(recipe: Path, run_dir: Path, cache_dir: Path) -> list[str]:

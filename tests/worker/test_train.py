@@ -23,7 +23,7 @@ from catalog.runs import service as runs
 from catalog.sweep import sweep
 from contracts.failures import FailureCode
 from contracts.removal import Choice
-from contracts.rundir import RunDir
+from contracts.rundir import OUTCOME, Grace, RunDir, Stopped
 from tests.worker.conftest import OWNER
 from tests.worker.runs import add_base, freeze_pictures, job_of, queue_run, run_of, stand_in, weights_of
 from worker import launcher, train
@@ -198,6 +198,21 @@ class TestCancel:
         assert run_of(station, run_id).status == "cancelled"
         assert job_of(station, run_id).state == "cancelled"
         assert run_dir(station, run_id).control("stop").exists(), "the stand-in leaves it; the trainer takes it away"
+
+    def test_waits_as_long_as_the_trainer_says_it_needs(self, station: Station, play: Plays) -> None:
+        run_id = play(
+            """
+            signal.signal(signal.SIGTERM, lambda *_: end(state="failed", step=0, code="worker_lost", message="TERM",
+                hint="", retryable=False))
+            started(); wait_for_stop(); time.sleep(2.5); end(state="stopped", step=3)
+            """
+        )
+        asked = Grace(step_s=4, save_s=4, leave_s=2, grace_s=20)
+        run_dir(station, run_id).root.mkdir(parents=True)
+        run_dir(station, run_id).grace.write_text(asked.model_dump_json())
+        _while_it_trains(station, run_id, lambda: cancel(station, run_id))
+        outcome = OUTCOME.validate_json(run_dir(station, run_id).outcome.read_bytes())
+        assert outcome == Stopped(step=3), "TERM came although the trainer had said that it needs longer"
 
     def test_ends_a_trainer_that_does_not_listen(self, station: Station, play: Plays) -> None:
         run_id = play("signal.signal(signal.SIGTERM, signal.SIG_IGN); started(); time.sleep(600)")

@@ -1,0 +1,42 @@
+"""Going on: what may change, what is refused, what is no longer exact."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.failures import PatinaError
+from contracts.train import parse_config
+from tests.trainer.test_checkpoint import ENVIRONMENT, state_of
+from trainer.resume import check_resumable, environment_changes
+
+
+class TestCheckResumable:
+    def check(self, processes: int = 1, digest: str = "b" * 64, **changes: object) -> list[str]:
+        config = parse_config({}, {key.replace("__", "."): value for key, value in changes.items()})
+        saved = state_of(5)
+        return check_resumable(saved, config, base_identity="a" * 64, dataset_digest=digest, processes=processes)
+
+    def test_names_every_difference_that_would_change_the_result(self) -> None:
+        with pytest.raises(PatinaError) as caught:
+            self.check(seed=1, optimizer__learning_rate=0.5, digest="c" * 64)
+        for words in ("seed was 0, is 1", "optimizer.learning_rate was 0.0001, is 0.5", "the data set was"):
+            assert words in caught.value.message
+        assert caught.value.code == "checkpoint_mismatch"
+
+    def test_lets_previews_tracking_and_saving_change(self) -> None:
+        assert self.check(preview__sampling_steps=3, tracking__enabled=False, checkpoint__keep=5) == []
+
+    def test_lets_a_step_be_cut_otherwise_but_says_it_is_not_exact(self) -> None:
+        assert len(self.check(batch_size=2, gradient_accumulation_steps=2)) == 2
+        assert len(self.check(batch_size=2, processes=2)) == 1
+
+    def test_refuses_a_step_of_another_size(self) -> None:
+        with pytest.raises(PatinaError, match="pictures in one optimiser step were 4, are 8"):
+            self.check(processes=2)
+
+
+class TestEnvironmentChanges:
+    def test_name_threads_and_versions(self) -> None:
+        now = ENVIRONMENT.model_copy(update={"threads": 2, "versions": {"torch": "2"}})
+        assert environment_changes(state_of(1), now) == ["threads was 1, is 2", "torch was 1, is 2"]
+        assert environment_changes(state_of(1), ENVIRONMENT) == []

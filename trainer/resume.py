@@ -1,0 +1,93 @@
+"""Whether a run can go on from a checkpoint, and whether exactly: changes are named, what would be wrong is refused.
+
+Knows nothing about how a checkpoint is written or what is done with it.
+"""
+
+from __future__ import annotations
+
+from contracts.failures import FailureCode, PatinaError
+from contracts.rundir import Environment, RunDir
+from contracts.train import RESULT_NEUTRAL_FIELDS, TrainConfig
+from trainer.checkpoint import Checkpoint, RunState, find_checkpoint
+from trainer.environment import differences
+from trainer.parts import Identified
+from trainer.processes import Processes
+from trainer.report import Report
+
+REGROUPING_FIELDS = frozenset({"batch_size", "gradient_accumulation_steps", "gradient_checkpointing"})
+"""Fields that change how a step is computed but not what it computes; a resume under others is not exact."""
+
+
+def resumable(
+    run_dir: RunDir,
+    config: TrainConfig,
+    found: Identified,
+    environment: Environment,
+    processes: Processes,
+    report: Report,
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, if any, and what makes going on from it inexact; refuses before any work."""
+    checkpoint, broken = processes.from_main(find_checkpoint(run_dir) if processes.is_main else None)
+    for message in broken:
+        report.warn(message)
+    if checkpoint is None:
+        return None, []
+    saved = checkpoint.state
+    regrouped = check_resumable(
+        saved,
+        config,
+        base_identity=found.base_identity,
+        dataset_digest=found.data.mixture.digest,
+        processes=processes.count,
+    )
+    changes = [*regrouped, *environment_changes(saved, environment)]
+    for change in changes:
+        report.warn(f"going on from step {saved.step}, but not bit for bit: {change}", saved.step)
+    return checkpoint, changes
+
+
+def check_resumable(
+    saved: RunState, config: TrainConfig, *, base_identity: str, dataset_digest: str, processes: int
+) -> list[str]:
+    """Refuse a resume whose result would be wrong; return the changes after which it is right but not exact.
+
+    Raises:
+        PatinaError: CHECKPOINT_MISMATCH naming every difference.
+    """
+    wrong: list[str] = []
+    inexact: list[str] = []
+    before, now = saved.config.model_dump(mode="json"), config.model_dump(mode="json")
+    for name in before:
+        if before[name] != now[name] and name not in RESULT_NEUTRAL_FIELDS:
+            (inexact if name in REGROUPING_FIELDS else wrong).extend(_changed(name, before[name], now[name]))
+    pictures = _global_batch(saved.config, saved.environment.processes)
+    pictures_now = _global_batch(config, processes)
+    if pictures != pictures_now:
+        wrong.append(f"pictures in one optimiser step were {pictures}, are {pictures_now}")
+    if saved.base_identity != base_identity:
+        wrong.append(f"the base was {saved.base_identity[:12]}, is {base_identity[:12]}")
+    if saved.dataset_digest != dataset_digest:
+        wrong.append(f"the data set was {saved.dataset_digest[:12]}, is {dataset_digest[:12]}")
+    if wrong:
+        raise PatinaError(
+            FailureCode.CHECKPOINT_MISMATCH,
+            f"The checkpoint of step {saved.step} belongs to another run: {'; '.join(wrong)}.",
+            "Give it back what it was made with, or start in a new run directory.",
+        )
+    return inexact
+
+
+def environment_changes(saved: RunState, now: Environment) -> list[str]:
+    """What differs around the run; a resume is exact only when nothing does."""
+    return differences(saved.environment, now)
+
+
+def _changed(name: str, before: object, now: object) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        differing = [key for key in before if before[key] != now[key]]
+        return [change for key in differing for change in _changed(f"{name}.{key}", before[key], now[key])]
+    return [f"{name} was {before}, is {now}"]
+
+
+def _global_batch(config: TrainConfig, processes: int) -> int:
+    return config.batch_size * config.gradient_accumulation_steps * processes
