@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 from contracts.config import Frozen, canonical_json
 
 PredictionType = Literal["epsilon", "v_prediction"]
-TargetSet = Literal["attn", "attn-ff"]
-"""Which UNet layers a LoRA adapts: attention projections, or those with feed-forward and proj_in/out
-(kohya's 722 modules at full size)."""
+TargetSet = Literal["attn", "attn-ff", "attn-ff-conv"]
+"""Which UNet layers a LoRA adapts: attention projections; those with feed-forward and proj_in/out (kohya's 722 modules
+at full size); or those with the convolutions and time projections of resnets and samplers (LoCon, 788)."""
 
 
 class Family(StrEnum):
@@ -48,7 +48,7 @@ class BaseProfile(Frozen):
     text_encoder_parameters: int
     vae_parameters: int
     adapted_features: dict[TargetSet, int]
-    """Sum over the set's modules of (in features + out features): LoRA parameters per unit of rank."""
+    """Sum over the set's modules of LoRA parameters per unit of rank: one A's row and one number for each output."""
     adapted_modules: dict[TargetSet, int]
     activations: tuple[Activations, ...]
 

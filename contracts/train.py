@@ -12,29 +12,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from contracts.base import TargetSet
 from contracts.captions import CaptionSettings
 from contracts.config import Frozen, digest
 from contracts.failures import NAME_PATTERN, Contradictions, FieldError, InvalidInput, field_errors
+from contracts.lora import LoraSettings
 from contracts.objective import LossSettings
 from contracts.optimizers import OptimizerSettings
 from contracts.precision import FullSettings, Precision, contradictions
-
-
-class LoraSettings(Frozen):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the UNet."""
-
-    rank: Annotated[int, Field(ge=1, le=256)] = 16
-    """Width of the low-rank update; more rank, more capacity and a larger file."""
-
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    """The update is scaled by alpha / rank."""
-
-    targets: TargetSet = "attn-ff"
-    """attn: attention projections. attn-ff: feed-forward and the transformers' in and out projections too."""
-
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the adapter's inputs zeroed while training."""
 
 
 class DataSettings(Frozen):
@@ -216,6 +200,11 @@ class TrainConfig(Frozen):
         if errors:
             raise Contradictions(errors)
         return self
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether a text encoder is trained, so that what it says of a caption changes with every step."""
+        return self.method == "lora" and bool(self.lora.text_encoders)
 
     def digest(self) -> str:
         """sha256 of the configuration, written into the weights' header."""

@@ -17,13 +17,13 @@ class AdapterCache:
     """What a bank holds.
 
     Args:
-        bank: of the engine's UNet.
+        banks: of the engine's networks; an adapter may have weights for any of them.
         max_bytes: how much adapters may take together; only what one batch needs at once may be more.
         base_identity: of the base; a file that names another is refused. None leaves it unchecked.
     """
 
-    def __init__(self, bank: LoraBank, *, max_bytes: int, base_identity: str | None = None) -> None:
-        self._bank = bank
+    def __init__(self, *banks: LoraBank, max_bytes: int, base_identity: str | None = None) -> None:
+        self._banks = banks
         self._max_bytes = max_bytes
         self._base_identity = base_identity
         self._held: OrderedDict[str, int] = OrderedDict()
@@ -51,13 +51,18 @@ class AdapterCache:
         if key in self._held:
             self._held.move_to_end(key)
             return
-        adapter = load_adapter(path, layers=self._bank.shapes, base_identity=self._base_identity)
-        size = sum(tensor.numel() for tensor in adapter.state.values()) * self._bank.element_bytes
+        shapes = {layer: shape for bank in self._banks for layer, shape in bank.shapes.items()}
+        adapter = load_adapter(path, layers=shapes, base_identity=self._base_identity)
+        size = sum(tensor.numel() for tensor in adapter.state.values()) * self._banks[0].element_bytes
         for other in [*self._held]:
             if self.held_bytes + size <= self._max_bytes:
                 break
             if other not in needed:
-                self._bank.remove(other)
+                for bank in self._banks:
+                    bank.remove(other)
                 del self._held[other]
-        self._bank.add(key, adapter.state, alpha=adapter.alpha)
+        for bank in self._banks:
+            components = tuple(f"{component}." for component in bank.components)
+            own = {name: tensor for name, tensor in adapter.state.items() if name.startswith(components)}
+            bank.add(key, own, alpha=adapter.alphas)
         self._held[key] = size

@@ -6,7 +6,7 @@ adapters and their selection are state of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from inference.batching import Item, Shape, group
 from inference.variants import UnetVariants
 from sdxl.base import load_base
 from sdxl.conditioning import Conditioning, encode_prompts, join, unconditional
-from sdxl.lora import serve
+from sdxl.lora import serve, serve_texts
 from sdxl.sampling import sample, to_bytes
 from sdxl.tokens import LONGEST_TOKENS
 
@@ -84,7 +84,11 @@ class Engine:
         self.base = load_base(base_path, dtype=chosen, device=device)
         self._variants = UnetVariants(self.base, base_identity=base_identity)
         self._bank = serve(self.base.unet)
-        self.adapters = AdapterCache(self._bank, max_bytes=adapter_cache_bytes, base_identity=base_identity)
+        self._text_bank = serve_texts(self.base.text_encoder, self.base.text_encoder_2)
+        self._exchanges = 0
+        self.adapters = AdapterCache(
+            self._bank, self._text_bank, max_bytes=adapter_cache_bytes, base_identity=base_identity
+        )
         self._max_pictures = max_pictures
 
     def generate(
@@ -138,8 +142,9 @@ class Engine:
     def close(self) -> None:
         """Give the device's memory back; the engine cannot be used afterwards."""
         self._bank.detach()
+        self._text_bank.detach()
         self.base.unet = self.base.vae = self.base.text_encoder = self.base.text_encoder_2 = None
-        del self._bank, self._variants, self.adapters
+        del self._bank, self._text_bank, self._variants, self.adapters
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -175,11 +180,16 @@ class Engine:
                 progress(indices, done, steps)
 
         first = asked[0]
-        self._bank.select([_strengths(request.adapters) for request in asked])
+        if self._exchanges != self._variants.exchanges:
+            self._bank.base_changed()
+            self._exchanges = self._variants.exchanges
+        choices = [_strengths(request.adapters) for request in asked]
+        self._bank.select(choices)
+        guided = first.guidance_scale > 1
         return sample(
             self.base,
-            self._encoded([request.prompt for request in asked]),
-            negative=self._encoded([r.negative_prompt for r in asked]) if first.guidance_scale > 1 else None,
+            self._encoded([request.prompt for request in asked], choices),
+            negative=self._encoded([request.negative_prompt for request in asked], choices) if guided else None,
             seeds=[requests[item.request].seeds[item.picture] for item in batch],
             steps=first.steps,
             guidance_scale=[request.guidance_scale for request in asked],
@@ -188,15 +198,19 @@ class Engine:
             on_step=on_step,
         )
 
-    def _encoded(self, prompts: Sequence[str]) -> Conditioning:
-        """Each distinct prompt encoded once and alone, so that its bits do not depend on its neighbours."""
-        known = {
-            prompt: encode_prompts(self.base, [prompt], max_tokens=LONGEST_TOKENS)
-            if prompt
-            else unconditional(self.base)
-            for prompt in dict.fromkeys(prompts)
-        }
-        return join([known[prompt] for prompt in prompts])
+    def _encoded(self, prompts: Sequence[str], choices: Sequence[Mapping[str, float]]) -> Conditioning:
+        """Each distinct prompt encoded once and alone, so that its bits do not depend on its neighbours.
+
+        Adapters of the text encoders act on their own request's prompts alone.
+        """
+        wanted = [(p, tuple(self._text_bank.acting(c).items())) for p, c in zip(prompts, choices, strict=True)]
+        known = {}
+        for prompt, acting in dict.fromkeys(wanted):
+            self._text_bank.select([dict(acting)])
+            known[prompt, acting] = (
+                encode_prompts(self.base, [prompt], max_tokens=LONGEST_TOKENS) if prompt else unconditional(self.base)
+            )
+        return join([known[one] for one in wanted])
 
 
 class _NobodyWaits(Exception):

@@ -31,6 +31,8 @@ class UnetVariants:
         self._shapes = {key: tuple(tensor.shape) for key, tensor in self._weights.items()}
         self._in_place: Path | None = None
         self._whole = True
+        self.exchanges = 0
+        """How often weights were exchanged: what was computed from them before is of other weights."""
 
     def use(self, full_weights: Path | None) -> None:
         """Have a fine-tune's weights, or with None the base's, in place.
@@ -51,6 +53,7 @@ class UnetVariants:
     @torch.no_grad()
     def _fill(self, full_weights: Path | None) -> None:
         self._whole = False
+        self.exchanges += 1
         tensors = base_files.tensors(self._base.files, "unet") if full_weights is None else full_tensors(full_weights)
         for key, tensor in tensors:
             self._weights[key].copy_(tensor)

@@ -49,7 +49,6 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(torch.cat(texts), torch.cat([part.pooled for part in parts]))
 
 
-@torch.no_grad()
 def encode_prompts(base: Base, prompts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> Conditioning:
     """Both encoders' penultimate states, and the second's pooled projection, on the encoders' device.
 

@@ -1,50 +1,108 @@
-"""One Linear with low-rank updates beside it (Hu et al. 2021, arXiv:2106.09685): y = W x + b + s B A x.
+"""One frozen layer with low-rank updates beside it (Hu et al. 2021, arXiv:2106.09685): y = W x + b + s B A x.
 
-Knows nothing about names, files or which layers of a UNet are adapted; sdxl/lora.py does.
+The layer is a Linear or a Conv2d; of a convolution, A is one of the same shape and B a 1 x 1 (LoCon). An update with a
+magnitude rescales the whole (sdxl/dora.py). Knows nothing about names, files or which layers of a network are adapted;
+sdxl/lora.py does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from sdxl import lora_conv, lora_linear
+from sdxl.dora import DoraLinear, Magnitude, row_norms, squared_row_norms
 
 Selection = Sequence[Mapping[str, float]]
 """For each sample of a batch, which adapters act on it and how strongly."""
 
+TRAINING = "default"
+"""Name of the adapter in training."""
 
-class LoraLinear(nn.Module):
-    """A frozen Linear, at most one adapter in training, and any number held for serving.
+
+class Update(NamedTuple):
+    """A trained adapter's part in one layer, in the base's dtype: [R, in(, kh, kw)], and [out, R] with its scale."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    magnitude: Magnitude | None
+    """[out] of a DoRA."""
+
+
+class Stack(NamedTuple):
+    """Updates side by side, of all samples alike or, with a first dimension N, of each."""
+
+    down: torch.Tensor
+    """[(N,) R, in(, kh, kw)]"""
+    up: torch.Tensor
+    """[(N,) out, R]"""
+    gain: torch.Tensor | None
+    """[(N,) out]: what is added of the base's own output (without bias); None when no update has a magnitude."""
+
+
+class LoraLayer(nn.Module):
+    """A frozen Linear or Conv2d, at most one adapter in training, and any number held for serving.
 
     What it does is chosen by one of ``use_base``, ``use_training``, ``use_same`` and ``use_mixed``.
     """
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
         self.base = base
         self.lora_A: nn.Parameter | None = None
         self.lora_B: nn.Parameter | None = None
-        self.scaling = 1.0
+        self.magnitude: nn.Parameter | None = None
+        self.alpha = 1.0
         self.dropout = 0.0
         self.dropout_keys: tuple[int, ...] | None = None
-        self.held: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        """Adapter -> (A, B with its alpha / rank folded in), in the base's dtype."""
+        self.held: dict[str, Update] = {}
+        self._squared: torch.Tensor | None = None
         self._trains = False
         self._strength = 1.0
-        self._stack: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._stack: Stack | None = None
 
-    def add_training(self, rank: int, alpha: float, dropout: float, generator: torch.Generator) -> None:
-        """A trainable update in fp32, initialised as peft does: A as a Linear's weight, B zero."""
-        weight = self.base.weight
-        down = torch.empty(rank, weight.shape[1], dtype=torch.float32)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight: (out, in) or (out, in, kh, kw)."""
+        if isinstance(self.base, nn.Conv2d):
+            return self.base.out_channels, self.base.in_channels, *self.base.kernel_size
+        return self.base.out_features, self.base.in_features
+
+    @property
+    def scaling(self) -> float:
+        """What B A is multiplied by, of the adapter in training."""
+        assert self.lora_A is not None
+        return self.alpha / len(self.lora_A)
+
+    def add_training(
+        self, rank: int, alpha: float, generator: torch.Generator, *, dropout: float = 0.0, dora: bool = False
+    ) -> None:
+        """A trainable update in fp32 that starts as peft's does: A as the layer's kind, B zero, the magnitude ‖W‖."""
+        features_out, *inputs = self.shape
+        device = self.base.weight.device
+        down = torch.empty(rank, *inputs, dtype=torch.float32)
         nn.init.kaiming_uniform_(down, a=5**0.5, generator=generator)
-        self.lora_A = nn.Parameter(down.to(weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], rank, dtype=torch.float32, device=weight.device))
-        self.scaling, self.dropout = alpha / rank, dropout
+        up = torch.zeros(features_out, rank, *(1 for _ in inputs[1:]), dtype=torch.float32, device=device)
+        self.lora_A, self.lora_B = nn.Parameter(down.to(device)), nn.Parameter(up)
+        self.alpha, self.dropout = alpha, dropout
+        if dora:
+            self._squared = squared_row_norms(self.base.weight)
+            # peft's shape of a convolution's magnitude has all four dimensions.
+            across = (1, -1, 1, 1) if inputs[1:] else (-1,)
+            self.magnitude = nn.Parameter(self._squared.sqrt().view(across))
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The adapter in training by the endings of PEFT's keys."""
+        found = {
+            "lora_A.weight": self.lora_A,
+            "lora_B.weight": self.lora_B,
+            "lora_magnitude_vector": self.magnitude,
+        }
+        return {name: parameter for name, parameter in found.items() if parameter is not None}
 
     def use_base(self) -> None:
         self._trains, self._stack = False, None
@@ -58,121 +116,177 @@ class LoraLinear(nn.Module):
         parts = self._parts(choice)
         self._stack = None
         if parts:
-            self._stack = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)
+            gains = [part.gain for part in parts if part.gain is not None]
+            self._stack = Stack(
+                torch.cat([part.down for part in parts]),
+                torch.cat([part.up for part in parts], dim=1),
+                torch.stack(gains).sum(0) if gains else None,
+            )
 
     def use_mixed(self, choices: Selection) -> None:
-        """Each sample its own adapters: [N, R, in] and [N, out, R], zero where a sample has less rank."""
+        """Each sample its own adapters, zero where a sample has less rank than another."""
         self._trains, self._stack = False, None
-        parts = [self._parts(choice) for choice in choices]
-        rank = max(sum(len(a) for a, _ in part) for part in parts)
+        samples = [self._parts(choice) for choice in choices]
+        rank = max(sum(len(part.down) for part in parts) for parts in samples)
         if rank == 0:
             return
-        weight = self.base.weight
-        down = weight.new_zeros(len(parts), rank, weight.shape[1])
-        up = weight.new_zeros(len(parts), weight.shape[0], rank)
-        for sample, part in enumerate(parts):
+        features_out, *inputs = self.shape
+        some = next(part for parts in samples for part in parts)
+        down = some.down.new_zeros(len(samples), rank, *inputs)
+        up = some.up.new_zeros(len(samples), features_out, rank)
+        gain = some.up.new_zeros(len(samples), features_out)
+        for sample, parts in enumerate(samples):
             start = 0
-            for a, b in part:
-                down[sample, start : start + len(a)] = a
-                up[sample, :, start : start + len(a)] = b
-                start += len(a)
-        self._stack = down, up
+            for part in parts:
+                end = start + len(part.down)
+                down[sample, start:end], up[sample, :, start:end] = part.down, part.up
+                if part.gain is not None:
+                    gain[sample] += part.gain
+                start = end
+        rescaled = any(part.gain is not None for parts in samples for part in parts)
+        self._stack = Stack(down, up, gain if rescaled else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.base.weight, self.base.bias
         if self._trains:
-            assert self.lora_A is not None
-            assert self.lora_B is not None
-            down, up = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
-            scale = self.scaling * self._strength
-            if self.dropout and self.dropout_keys is not None:
-                dropped = x * _dropout_mask(x, self.dropout, self.dropout_keys)
-                return F.linear(x, weight, bias) + F.linear(F.linear(dropped, down), up) * scale
-            result: torch.Tensor = _Adapted.apply(x, weight, bias, down, up, scale)
-            return result
+            return self._forward_training(x)
         if self._stack is None:
-            return F.linear(x, weight, bias)
-        down, up = self._stack
-        if down.ndim == 2:
-            same: torch.Tensor = _Adapted.apply(x, weight, bias, down, up, 1.0)
-            return same
-        return _mixed(x, F.linear(x, weight, bias), down, up)
+            return _tensor(self.base(x))
+        if self._stack.down.ndim == len(self.shape):
+            return self._forward_same(x, *self._stack)
+        return self._forward_mixed(x, *self._stack)
 
-    def _parts(self, choice: Mapping[str, float]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(A, strength x B) of the chosen adapters that have weights for this layer."""
+    def _forward_training(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.lora_A is not None
+        assert self.lora_B is not None
+        down, up = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
+        dropping = self.dropout and self.dropout_keys is not None
+        seen = x * _dropout_mask(x, self.dropout, self.dropout_keys or ()) if dropping else x
+        scale = self.scaling
+        if self.magnitude is None:
+            scale *= self._strength
+            if _is_plain_linear(self.base) and not dropping:
+                return _tensor(lora_linear.Adapted.apply(x, self.base.weight, self.base.bias, down, up, scale))
+            return self.base(x) + self._low_rank(seen, down, up) * scale
+        norms = row_norms(self.base.weight, self.lora_A, self.lora_B, scale, self._squared)
+        grown = (self.magnitude.flatten() / norms).to(x.dtype)
+        if _is_plain_linear(self.base) and not dropping and self._strength == 1:
+            return _tensor(DoraLinear.apply(x, self.base.weight, self.base.bias, down, up, grown, scale))
+        out = self.base(x)
+        rescaled = self._without_bias(self.base(seen) if dropping else out)
+        grown = grown.view(_across(self.base))
+        return out + ((grown - 1) * rescaled + grown * self._low_rank(seen, down, up) * scale) * self._strength
+
+    def _forward_same(
+        self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, gain: torch.Tensor | None
+    ) -> torch.Tensor:
+        if gain is None and _is_plain_linear(self.base):
+            return _tensor(lora_linear.Adapted.apply(x, self.base.weight, self.base.bias, down, up, 1.0))
+        out: torch.Tensor = self.base(x)
+        update = self._low_rank(x, down, up)
+        if gain is not None:
+            update = update + gain.view(_across(self.base)) * self._without_bias(out)
+        return out + update
+
+    def _forward_mixed(
+        self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, gain: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Add each sample's own update; a batch doubled for guidance holds the samples in the same order twice."""
+        samples = len(down)
+        if len(x) % samples:
+            raise ValueError(f"a batch of {len(x)} cannot be shared by the {samples} samples selected")
+        out: torch.Tensor = self.base(x)
+        if gain is not None:
+            gain = gain.view(samples, *[1] * (x.ndim - 1 - len(_across(self.base))), *_across(self.base))
+            out = out + gain.repeat(len(x) // samples, *[1] * (x.ndim - 1)) * self._without_bias(out)
+        for start in range(0, len(x), samples):
+            piece, part = x[start : start + samples], out[start : start + samples]
+            if isinstance(self.base, nn.Conv2d):
+                part += lora_conv.each_its_own(piece, down, up, self.base)
+            else:
+                lora_linear.add_each_its_own(piece, part, down, up)
+        return out
+
+    def _low_rank(self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.base, nn.Conv2d):
+            return lora_conv.low_rank(x, down, up, self.base)
+        return F.linear(F.linear(x, down), up)
+
+    def _without_bias(self, out: torch.Tensor) -> torch.Tensor:
+        return out if self.base.bias is None else out - self.base.bias.view(_across(self.base))
+
+    def _parts(self, choice: Mapping[str, float]) -> list[Stack]:
+        """(A, strength x B, strength x gain) of the chosen adapters that have weights for this layer."""
         parts = []
         for name, strength in choice.items():
-            if name in self.held:
-                down, up = self.held[name]
-                parts.append((down, up * strength))
-            elif name == TRAINING and self.lora_A is not None and self.lora_B is not None:
-                kind = self.base.weight.dtype
-                up = self.lora_B.detach() * (self.scaling * strength)
-                parts.append((self.lora_A.detach().to(kind), up.to(kind)))
+            update = self._as_held() if name == TRAINING else self.held.get(name)
+            if update is None:
+                continue
+            if update.magnitude is None:
+                parts.append(Stack(update.down, update.up * strength, None))
+            else:
+                # The difference to the base is what a strength scales, so that none of it is the base.
+                grown = update.magnitude.over(self.base.weight, update.down, update.up)
+                up = update.up * (grown * strength).to(update.up.dtype)[:, None]
+                parts.append(Stack(update.down, up, ((grown - 1) * strength).to(update.up.dtype)))
         return parts
 
+    def _as_held(self) -> Update | None:
+        if self.lora_A is None or self.lora_B is None:
+            return None
+        return self.prepare(
+            self.lora_A.detach(),
+            self.lora_B.detach(),
+            None if self.magnitude is None else self.magnitude.detach(),
+            self.alpha,
+        )
 
-TRAINING = "default"
-"""Name of the adapter in training."""
+    def prepare(
+        self, down: torch.Tensor, up: torch.Tensor, magnitude: torch.Tensor | None, alpha: float | None
+    ) -> Update:
+        """An adapter's tensors as this layer holds them.
 
+        Args:
+            alpha: the update is scaled by alpha / rank; None is the rank.
 
-class _Adapted(torch.autograd.Function):
-    """W x + b + s B A x with the two products added in place, and the same backwards.
-
-    Written out because autograd's own version makes four more passes over activations: s times, plus,
-    and their like backwards. Nothing is computed for the frozen W and b.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        down: torch.Tensor,
-        up: torch.Tensor,
-        scale: float,
-    ) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        inner = flat @ down.T
-        out = F.linear(flat, weight, bias)
-        out.addmm_(inner, up.T, alpha=scale)
-        ctx.save_for_backward(flat, weight, down, up, inner)
-        ctx.scale = scale
-        ctx.shape = x.shape
-        return out.view(*x.shape[:-1], len(weight))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        flat, weight, down, up, inner = ctx.saved_tensors
-        grad = grad.reshape(-1, grad.shape[-1])
-        back = (grad @ up).mul_(ctx.scale)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad @ weight).addmm_(back, down).view(ctx.shape)
-        grad_down = back.T @ flat if ctx.needs_input_grad[3] else None
-        grad_up = (grad.T @ inner).mul_(ctx.scale) if ctx.needs_input_grad[4] else None
-        return grad_x, None, None, grad_down, grad_up, None
+        Raises:
+            ValueError: they do not fit.
+        """
+        features_out, *inputs = self.shape
+        rank = len(down)
+        fits = down.shape[1:] == torch.Size(inputs) and up.numel() == features_out * rank and len(up) == features_out
+        if not (fits and (magnitude is None or magnitude.numel() == features_out)):
+            raise ValueError(f"{tuple(up.shape)} x {tuple(down.shape)} does not fit {self.shape}")
+        weight = self.base.weight
+        scaled = up.flatten(1).float() * ((alpha or rank) / rank)
+        held = None
+        if magnitude is not None:
+            held = Magnitude(magnitude.flatten().float().to(weight.device))
+        return Update(down.to(weight), scaled.to(weight), held)
 
 
-def _mixed(x: torch.Tensor, out: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Add each sample's own update; a batch doubled for guidance holds the samples in the same order twice."""
-    samples = len(down)
-    if len(x) % samples:
-        raise ValueError(f"a batch of {len(x)} cannot be shared by the {samples} samples selected")
-    for start in range(0, len(x), samples):
-        piece = x[start : start + samples].flatten(1, -2)
-        part = out[start : start + samples].flatten(1, -2)
-        part.baddbmm_(torch.bmm(piece, down.mT), up.mT)
-    return out
+def _tensor(result: Any) -> torch.Tensor:
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
+def _is_plain_linear(base: nn.Module) -> bool:
+    """Not a subclass that computes in its own way, as a quantised one does."""
+    return type(base) is nn.Linear
+
+
+def _across(base: nn.Module) -> tuple[int, ...]:
+    """The shape in which one number for each output feature broadcasts over the outputs."""
+    return (-1, 1, 1) if isinstance(base, nn.Conv2d) else (-1,)
 
 
 def _dropout_mask(x: torch.Tensor, share: float, keys: Sequence[int]) -> torch.Tensor:
-    """Inverted dropout from a key a sample: the same mask when a layer is recomputed, or in another batch."""
-    if len(keys) != len(x):
+    """Inverted dropout from a key a sample: the same mask when a layer is recomputed, or in another batch.
+
+    A sample may be several rows that follow each other: a long caption read in chunks.
+    """
+    if len(x) % len(keys):
         raise ValueError(f"{len(keys)} dropout keys for a batch of {len(x)}")
     mask = torch.empty_like(x)
-    for row, key in zip(mask, keys, strict=True):
-        row.bernoulli_(1 - share, generator=torch.Generator(device=x.device).manual_seed(key))
+    for rows, key in zip(mask.chunk(len(keys)), keys, strict=True):
+        rows.bernoulli_(1 - share, generator=torch.Generator(device=x.device).manual_seed(key))
     return mask.div_(1 - share)

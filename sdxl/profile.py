@@ -22,7 +22,7 @@ from sdxl.files import BaseFiles
 from sdxl.lora import attach, target_modules
 from sdxl.networks import native_px, unet_from_config, vae_factor
 
-TARGET_SETS: tuple[TargetSet, ...] = ("attn", "attn-ff")
+TARGET_SETS: tuple[TargetSet, ...] = ("attn", "attn-ff", "attn-ff-conv")
 TRACED_RANK = 16
 CHECKPOINTED = ("ResnetBlock2D", "BasicTransformerBlock")
 """The modules diffusers recomputes when gradient checkpointing is on."""
@@ -44,10 +44,15 @@ def trace_profile(files: BaseFiles) -> BaseProfile:
         unet_parameters=counts["unet"],
         text_encoder_parameters=counts["text_encoder"] + counts["text_encoder_2"],
         vae_parameters=counts["vae"],
-        adapted_features={t: sum(m.in_features + m.out_features for m in found) for t, found in adapted.items()},
+        adapted_features={t: sum(_per_rank(m) for m in found) for t, found in adapted.items()},
         adapted_modules={t: len(found) for t, found in adapted.items()},
         activations=activations,
     )
+
+
+def _per_rank(module: nn.Linear | nn.Conv2d) -> int:
+    """Parameters of a LoRA of rank 1: an A like one row of the weight, and a number for each output."""
+    return module.weight[0].numel() + len(module.weight)
 
 
 def _trace(unet: nn.Module, config: dict[str, Any], px: int, factor: int) -> Activations:

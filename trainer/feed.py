@@ -15,8 +15,9 @@ from contracts.dataset import VersionRow
 from contracts.train import DataSettings
 from sdxl.conditioning import Conditioning, join, time_ids
 from trainer.captions import Captions
-from trainer.draws import Draw, channel_shift, draw
+from trainer.draws import Draw, channel_shift, draw, keyed_seed
 from trainer.latents import Latents, Texts, View
+from trainer.texts import TrainedTexts
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Feed:
     samples: Sequence[VersionRow]
     views: Views
     latents: Latents
-    texts: Texts
+    texts: Texts | TrainedTexts
     captions: Captions
     seed: int
     flip: bool
@@ -75,8 +76,13 @@ class Feed:
         view = self.views.of(row, flipped=self.flip and drawn.flipped)
         mean, variance = self.latents(view)
         latent = (mean + variance.sqrt() * drawn.posterior) * self.scaling_factor
-        conditioning = self.texts(self.caption_of(step, index))
-        return drawn, latent, conditioning, sizes_of(row, view)
+        return drawn, latent, self._conditioning(step, index), sizes_of(row, view)
+
+    def _conditioning(self, step: int, index: int) -> Conditioning:
+        caption = self.caption_of(step, index)
+        if isinstance(self.texts, TrainedTexts):
+            return self.texts.in_step(caption, keyed_seed("dropout", self.seed, step, index))
+        return self.texts(caption)
 
     def _noise(self, step: int, index: int, drawn: Draw) -> torch.Tensor:
         if self.noise_offset is None:

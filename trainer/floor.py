@@ -107,8 +107,8 @@ def bare_pass(model: Trainable, inputs: Inputs) -> float:
     """Seconds of one forward, and backward to the input, of a model that is ``bare``."""
     unet, dtype, device = model.base.unet, model.base.dtype, model.base.device
     noisy = (inputs.latents + inputs.noise).to(dtype).requires_grad_()
-    added = {"text_embeds": inputs.conditioning.pooled.to(dtype), "time_ids": inputs.time_ids}
-    text = inputs.conditioning.text.to(dtype)
+    added = {"text_embeds": inputs.conditioning.pooled.detach().to(dtype), "time_ids": inputs.time_ids}
+    text = inputs.conditioning.text.detach().to(dtype)
     _synchronize(device)
     began = time.perf_counter()
     with model.compute():

@@ -17,6 +17,7 @@ from contracts.buckets import Schedule
 from contracts.captions import MOST_VARIANTS
 from contracts.failures import InvalidInput
 from contracts.objective import misfits
+from contracts.train import TrainConfig
 from sdxl.base import Base, identity, load_base
 from sdxl.networks import schedule_as_trained
 from trainer.caption_report import caption_warnings
@@ -31,7 +32,8 @@ from trainer.objective import Objective
 from trainer.processes import Processes
 from trainer.recipe import HINT, Recipe
 from trainer.report import Report
-from trainer.weights import DTYPES, load_trainable
+from trainer.texts import TrainedTexts
+from trainer.weights import DTYPES, Trainable, check_patterns, load_trainable
 
 PROGRESS_EVERY_S = 0.5
 
@@ -78,6 +80,7 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     base = load_base(base_dir, dtype=torch.float32, components=frozenset())
     if errors := misfits(job.recipe.config.loss, base.prediction_type):
         raise InvalidInput(errors, message="The recipe does not fit the base.", hint=HINT)
+    check_patterns(base_dir, job.recipe.config)
     # Hashing a full-size base takes a while: one rank does it for all.
     found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
@@ -106,12 +109,13 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
     timesteps = range(loss.min_timestep, len(alphas) if loss.max_timestep is None else loss.max_timestep + 1)
     captions = make_captions(config, timesteps)
     prompts = tuple(captions.prompt(prompt) for prompt in config.preview.prompts)
-    texts = _texts(job, found, captions, prompts, processes, requests, report)
+    encoded = None if config.trains_text else _texts(job, found, captions, prompts, processes, requests, report)
     latents = _latents(job, found, views, processes, requests, report)
     report(events.Progress(at=time.time(), phase="loading", done=0, total=1))
     model = load_trainable(job.recipe.base_dir, config, processes.device)
     report(events.Progress(at=time.time(), phase="loading", done=1, total=1))
     samples = mixture.samples
+    texts = encoded or _trained_texts(model, config, report)
     return Parts(
         schedule=Schedule(
             buckets=tuple(views.of(row).placement.bucket for row in samples.rows),
@@ -171,6 +175,12 @@ def _texts(
         processes,
         on_done,
     )
+
+
+def _trained_texts(model: Trainable, config: TrainConfig, report: Report) -> TrainedTexts:
+    assert model.bank is not None
+    report.warn("captions are not cached: a text encoder is trained, so each is encoded in every step")
+    return TrainedTexts(model.base, model.bank, dropout=config.lora.dropout, max_tokens=config.data.captions.max_tokens)
 
 
 def _latents(

@@ -288,5 +288,8 @@ class _Attempt:
             steps=step,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        write = save_adapter if lora else save_full
-        write(self.run_dir.weights / f"{config.output_name}.safetensors", self.model.state(), header)
+        path = self.run_dir.weights / f"{config.output_name}.safetensors"
+        if self.model.bank is not None:
+            save_adapter(path, self.model.state(), header, self.model.bank.alphas)
+        else:
+            save_full(path, self.model.state(), header)

@@ -1,4 +1,4 @@
-"""What a run trains: LoRA adapters over a frozen UNet, or the whole UNet. Either way: named fp32 parameters.
+"""What a run trains: LoRA adapters over frozen networks, or the whole UNet. Either way: named fp32 parameters.
 
 Knows nothing about losses, checkpoints or schedules.
 """
@@ -14,9 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from contracts.failures import FieldError, InvalidInput
+from contracts.lora import UNET, idle_patterns
 from contracts.train import TrainConfig
-from sdxl.base import Base, load_base
-from sdxl.lora import LoraBank, attach
+from sdxl.base import TEXT_COMPONENTS, Base, load_base
+from sdxl.files import open_base
+from sdxl.lora import LoraBank, adapted_modules, attach_all, peft_name
+from sdxl.networks import empty_network
 from trainer.flat import FlatParameters
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,7 +31,7 @@ class Trainable:
     """The model in training."""
 
     base: Base
-    """Holds the UNet that is called; its VAE and text encoders are not loaded."""
+    """Holds the UNet that is called, and the text encoders where one of them is trained; the VAE is not loaded."""
     bank: LoraBank | None
     parameters: FlatParameters
     peak_rates: Mapping[str, float]
@@ -41,14 +45,17 @@ class Trainable:
 
 
 def load_trainable(path: Path, config: TrainConfig, device: torch.device) -> Trainable:
-    """Load the UNet and make it trainable as ``config`` says."""
+    """Load the UNet, and the text encoders where one is trained, and make them trainable as ``config`` says."""
     compute_dtype = DTYPES[config.precision]
     full = config.method == "full"
     rates = {"unet": config.optimizer.learning_rate}
     # The parameters of a full fine-tune are its master weights.
     in_bf16 = full and config.full.master_weights == "bf16-stochastic"
+    adapted = {} if full else config.lora.adaptations()
+    # A prompt's conditioning is made of both encoders, also when one of them is trained.
+    components = {UNET} if adapted.keys() <= {UNET} else {UNET, *TEXT_COMPONENTS}
     dtype = torch.float32 if full and not in_bf16 else compute_dtype
-    base = load_base(path, dtype=dtype, device=device, components={"unet"})
+    base = load_base(path, dtype=dtype, device=device, components=components)
     unet = base.unet
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -61,7 +68,36 @@ def load_trainable(path: Path, config: TrainConfig, device: torch.device) -> Tra
         return Trainable(
             base, None, parameters, rates, lambda: torch.autocast(device.type, compute_dtype) if cast else nullcontext()
         )
-    lora = config.lora
-    bank = attach(unet, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=config.seed, dropout=lora.dropout)
-    named = dict(zip(bank.state_dict(), bank.parameters(), strict=True))
-    return Trainable(base, bank, FlatParameters({"unet": named}), rates, nullcontext)
+    bank = attach_all({name: getattr(base, name) for name in adapted}, adapted, seed=config.seed)
+    parameters = FlatParameters({name: bank.named_parameters(name) for name in adapted})
+    rates = config.lora.learning_rates(config.optimizer.learning_rate)
+    return Trainable(base, bank, parameters, rates, nullcontext)
+
+
+def check_patterns(path: Path, config: TrainConfig) -> None:
+    """Refuse patterns of ranks and alphas that fit no adapted layer of the base; reads no weight.
+
+    Raises:
+        InvalidInput: every one of them at once.
+    """
+    if config.method != "lora":
+        return
+    patterns = {"rank_pattern": [*config.lora.rank_pattern], "alpha_pattern": [*config.lora.alpha_pattern]}
+    if not any(patterns.values()):
+        return
+    files, names = open_base(path), list[str]()
+    for component, how in config.lora.adaptations().items():
+        names += [peft_name(component, n) for n in adapted_modules(empty_network(files, component), how)]
+    names = [name.partition(".")[2] for name in names]
+    errors = [
+        FieldError(pointer=f"/lora/{field}/{pattern}", message=f"fits none of the {len(names)} adapted layers")
+        for field, given in patterns.items()
+        for pattern in idle_patterns(given, names)
+    ]
+    if errors:
+        idle = ", ".join(dict.fromkeys(error.pointer.rpartition("/")[2] for error in errors))
+        raise InvalidInput(
+            errors,
+            message=f"No adapted layer of the base has a name that fits {idle}.",
+            hint="Layers are named as diffusers does: down_blocks.1.resnets.0.conv1.",
+        )

@@ -29,8 +29,10 @@ def base_identity(tiny_base: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def shapes(tiny_base: Path) -> dict[str, tuple[int, int]]:
-    return serve(load_base(tiny_base, dtype=torch.float32, components={"unet"}).unet).shapes
+def shapes(tiny_base: Path) -> dict[str, tuple[int, ...]]:
+    """Of the linear layers of the UNet."""
+    found = serve(load_base(tiny_base, dtype=torch.float32, components={"unet"}).unet).shapes
+    return {name: shape for name, shape in found.items() if len(shape) == 2}
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +66,8 @@ def make_adapter(tmp_path: Path, shapes, make_header) -> Callable[[int], Path]:
         generator = torch.Generator().manual_seed(seed)
         state = {}
         for name, (features_out, features_in) in shapes.items():
-            state[f"unet.{name}.lora_A.weight"] = torch.randn(4, features_in, generator=generator) * 0.2
-            state[f"unet.{name}.lora_B.weight"] = torch.randn(features_out, 4, generator=generator) * 0.2
+            state[f"{name}.lora_A.weight"] = torch.randn(4, features_in, generator=generator) * 0.2
+            state[f"{name}.lora_B.weight"] = torch.randn(features_out, 4, generator=generator) * 0.2
         path = tmp_path / f"lora-{seed}.safetensors"
         save_adapter(path, state, make_header())
         return path

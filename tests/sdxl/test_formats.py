@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from contracts.failures import FailureCode, PatinaError
+from contracts.lora import Adaptation
 from sdxl.conditioning import encode_prompts, unconditional
 from sdxl.formats import (
     ADAPTER_METADATA,
@@ -22,7 +23,7 @@ from sdxl.formats import (
     save_full,
     tail_hash,
 )
-from sdxl.lora import attach
+from sdxl.lora import attach_all
 from sdxl.sampling import sample, to_bytes
 from tests.sdxl.conftest import make_header
 
@@ -41,20 +42,29 @@ def reason(path, **given) -> str:
 
 
 class TestStockPipeline:
-    @pytest.mark.parametrize("targets", ["attn", "attn-ff"])
-    def test_every_module_acts_there_and_the_picture_is_ours(self, base, tiny_base, tmp_path, targets):
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            {"targets": "attn"},
+            {"targets": "attn-ff"},
+            {"targets": "attn-ff-conv", "rslora": True, "rank_pattern": {"*.conv?": 2}, "alpha_pattern": {"*.to_q": 1}},
+            {"targets": "attn-ff-conv", "dora": True},
+        ],
+        ids=["attn", "attn-ff", "LoCon", "DoRA"],
+    )
+    def test_every_module_acts_there_and_the_picture_is_ours(self, base, tiny_base, tmp_path, kind):
         path = tmp_path / "lora.safetensors"
-        bank = attach(base.unet, rank=4, alpha=2.0, targets=targets, seed=0)
+        bank = attach_all({"unet": base.unet}, {"unet": Adaptation(rank=4, alpha=2.0, **kind)}, seed=0)
         for parameter in bank.parameters():
             parameter.data.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
-        save_adapter(path, bank.state_dict(), make_header(targets=targets))
+        save_adapter(path, bank.state_dict(), make_header(targets=kind["targets"]), bank.alphas)
         pipe = StableDiffusionXLPipeline.from_pretrained(tiny_base, dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
         pipe.load_lora_weights(path)
 
         layers = [module for module in pipe.unet.modules() if isinstance(module, LoraLayer)]
         acting = [layer for layer in layers if layer.get_delta_weight(*layer.active_adapters).any()]
-        assert len(acting) == len(layers) == len(load_file(path)) // 2 == len(bank.module_names)
+        assert len(acting) == len(layers) == sum(".lora_A." in key for key in load_file(path)) == len(bank.module_names)
 
         stock = pipe(
             "red heart",
@@ -78,7 +88,7 @@ class TestStockPipeline:
 
         in_training = ours()
         adapter = load_adapter(path, layers=bank.shapes)
-        bank.add("read back", adapter.state, alpha=adapter.alpha)
+        bank.add("read back", adapter.state, alpha=adapter.alphas)
         bank.select([{"read back": 1.0}])
         for found in (in_training, ours()):
             assert np.abs(found - stock).max() < 1e-4
@@ -91,9 +101,9 @@ class TestSaveAdapter:
     def test_comes_back_as_it_went_with_its_header(self, tmp_path, header):
         path = tmp_path / "sub" / "lora.safetensors"
         save_adapter(path, pair(), header)
-        found = load_adapter(path, layers={LAYER: (5, 6)}, base_identity=header.base_identity)
+        found = load_adapter(path, layers={f"unet.{LAYER}": (5, 6)}, base_identity=header.base_identity)
         assert found.header == read_header(path) == header
-        assert (found.rank, found.alpha) == (4, 2.0)
+        assert (found.rank, found.alphas) == (4, {f"unet.{LAYER}": 2.0})
         assert all(torch.equal(found.state[key], tensor) for key, tensor in pair().items())
         assert [*path.parent.iterdir()] == [path]
 
@@ -137,15 +147,16 @@ class TestLoadAdapter:
     )
     def test_refuses_what_is_not_exactly_a_lora_of_this_base(self, tmp_path, state, words):
         save_file(state, tmp_path / "x.safetensors")
-        assert words in reason(tmp_path / "x.safetensors", layers={LAYER: (5, 6)})
+        assert words in reason(tmp_path / "x.safetensors", layers={f"unet.{LAYER}": (5, 6)})
 
     def test_takes_alpha_from_peft_when_the_header_is_not_ours_and_the_rank_when_nothing_says(self, tmp_path):
         path = tmp_path / "x.safetensors"
         save_file(pair(), path, {ADAPTER_METADATA: json.dumps({"unet.lora_alpha": 8})})
-        assert load_adapter(path).alpha == 8
+        assert load_adapter(path).alphas == {f"unet.{LAYER}": 8}
         save_file(pair(), path)
         found = load_adapter(path)
-        assert found.alpha == found.rank == 4
+        assert found.alphas == {f"unet.{LAYER}": 4}
+        assert found.rank == 4
         assert found.header is None
 
     @pytest.mark.parametrize(

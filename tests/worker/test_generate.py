@@ -59,9 +59,10 @@ def register_weights(station: Station, folder: Path, identity: str) -> None:
     shapes = serve(load_base(folder / "base", dtype=torch.float32, components={"unet"}).unet).shapes
     generator = torch.Generator().manual_seed(5)
     state = {}
-    for name, (out_features, in_features) in shapes.items():
-        state[f"unet.{name}.lora_A.weight"] = torch.randn(2, in_features, generator=generator)
-        state[f"unet.{name}.lora_B.weight"] = torch.randn(out_features, 2, generator=generator) * 0.1
+    for name, (out_features, *inputs) in shapes.items():
+        state[f"{name}.lora_A.weight"] = torch.randn(2, *inputs, generator=generator)
+        up = torch.randn(out_features, 2, generator=generator) * 0.1
+        state[f"{name}.lora_B.weight"] = up.view(out_features, 2, *(1 for _ in inputs[1:]))
     header = AdapterHeader(
         name="style",
         method="lora",
