@@ -1,7 +1,8 @@
 """Write an SDXL pipeline folder with random weights: real shapes and names where no real weights can be had.
 
 ``full`` has the sizes of SDXL base 1.0 (UNet 2567 M, text encoders 123 M and 695 M, VAE 84 M; 7 GB in bf16);
-``tiny`` has the same structure in 16 MB. The pictures either makes are noise. One network is in memory at a time.
+``tiny`` has the same structure in 16 MB; ``ssd-1b`` and ``tiny-ssd-1b`` have that of Segmind's distilled SDXL (UNet
+1331 M). The pictures any makes are noise. One network is in memory at a time.
 
     python -m benchmarks.random_sdxl OUT_DIR [--size tiny] [--tokenizers DIR]
 """
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from sdxl.files import COMPONENTS, SDXL_CONFIGS, TOKENIZERS, BaseFiles, config, model_index
 from sdxl.networks import empty_network
 
-Size = Literal["full", "tiny"]
+Size = Literal["full", "tiny", "ssd-1b", "tiny-ssd-1b"]
 
 POOL = 2**22 + 15
 """Random numbers drawn; longer tensors repeat them. An odd length keeps rows from coming out alike."""
@@ -49,6 +50,22 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }
 TINY["text_encoder_2"] = TINY["text_encoder"]
+SSD_1B: dict[str, Any] = {
+    "mid_block_type": "UNetMidBlock2D",
+    "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+    "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+}
+TINY_SSD_1B = SSD_1B | {
+    "reverse_transformer_layers_per_block": [[2, 2, 3], [2, 1, 1], 1],
+    "transformer_layers_per_block": [1, [1, 1], [2, 2]],
+}
+CHANGES: dict[Size, dict[str, dict[str, Any]]] = {
+    "full": {},
+    "tiny": TINY,
+    "ssd-1b": {"unet": SSD_1B},
+    "tiny-ssd-1b": TINY | {"unet": TINY["unet"] | TINY_SSD_1B},
+}
+"""What differs from SDXL base 1.0, by component."""
 
 
 def write_base(
@@ -71,7 +88,7 @@ def write_base(
     generator = torch.Generator().manual_seed(seed)
     pool = torch.randn(POOL, generator=generator)
     for component in COMPONENTS:
-        settings = config(real, component) | (TINY[component] if size == "tiny" else {})
+        settings = config(real, component) | CHANGES[size].get(component, {})
         _write_json(out / component / "config.json", settings)
         shapes = {key: tensor.shape for key, tensor in empty_network(files, component).state_dict().items()}
         stem = "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
@@ -105,7 +122,7 @@ def _write_json(path: Path, value: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write an SDXL folder with random weights.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--size", choices=tuple(CHANGES), default="full")
     parser.add_argument("--tokenizers", type=Path, default=TOKENIZERS, help="folder with tokenizer/ and tokenizer_2/")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     asked = parser.parse_args()

@@ -2,9 +2,10 @@
 
 Pure arithmetic, the same for plan and trainer. The rules:
 
-- An image is seen ``repeats`` x its version's weight times an epoch, exactly. Where that is no whole number, so many
-  epochs see it once more than others that after any number of epochs it was seen the whole part of what is due, or one
-  more; which epochs those are follows from its place in the versions alone, never from a step, a rank or a seed.
+- An image is seen ``repeats`` x its version's weight x its concept's weight times an epoch, exactly. Where that is no
+  whole number, so many epochs see it once more than others that after any number of epochs it was seen the whole part
+  of what is due, or one more; which epochs those are follows from its place in the versions alone, never from a step,
+  a rank or a seed.
 - An image in several versions counts in each: with that version's caption, repeats and weight. Its pixels are the same.
 - An image that any version holds out is not trained on through another; it is measured once for each caption it has
   where it is held out, whatever the weights.
@@ -15,7 +16,7 @@ The order in which versions are named changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, NamedTuple
@@ -24,6 +25,7 @@ from pydantic import Field
 
 from contracts.config import Frozen, digest
 from contracts.dataset import DatasetSummary, Split, VersionRow, canonical_place, in_canonical_order
+from contracts.failures import FieldError, InvalidInput
 
 MOST_VERSIONS = 32
 """In one run."""
@@ -110,16 +112,25 @@ class Mixture:
         return round(sum(pick.rate for pick in self.train))
 
 
-def mix(sources: Iterable[Source]) -> Mixture:
-    """Put the versions together by the rules above; one version with weight 1 is itself."""
+def mix(sources: Iterable[Source], concept_weights: Mapping[str, float] | None = None) -> Mixture:
+    """Put the versions together by the rules above; one version with weight 1 is itself.
+
+    Args:
+        concept_weights: by concept, how often its images are seen relative to 1; times their version's weight.
+
+    Raises:
+        InvalidInput: no image has one of those concepts.
+    """
+    weights = concept_weights or {}
     ordered = sorted(sources, key=lambda source: (source.share.digest, source.share.weight))
     kept_out = {row.image for source in ordered for row in source.rows if row.split is Split.HELD_OUT}
     picks = [
-        Pick(row, row.repeats * exactly(source.share.weight))
+        Pick(row, row.repeats * exactly(source.share.weight) * exactly(weights.get(row.concept or "", 1.0)))
         for source in ordered
         for row in source.rows
         if row.split is Split.TRAIN
     ]
+    _refuse_unknown(weights, {pick.row.concept for pick in picks if pick.row.concept})
     trained = [pick for pick in picks if pick.row.image not in kept_out]
     shares = tuple(source.share for source in ordered)
     return Mixture(
@@ -157,6 +168,17 @@ def summarise_mixture(mixture: Mixture) -> DatasetSummary:
 def exactly(weight: float) -> Fraction:
     """The decimal number a weight was written as: 0.1 is a tenth."""
     return Fraction(repr(weight))
+
+
+def _refuse_unknown(weights: Mapping[str, float], concepts: Set[str]) -> None:
+    there = f"there are: {', '.join(sorted(concepts))}" if concepts else "no image has a concept"
+    errors = [
+        FieldError(pointer="/data/concept_weights", message=f"no image is trained on under '{name}'; {there}")
+        for name in weights
+        if name not in concepts
+    ]
+    if errors:
+        raise InvalidInput(errors, message="The recipe does not fit the data.", hint="Correct the names of concepts.")
 
 
 def _measured(sources: Sequence[Source]) -> tuple[VersionRow, ...]:

@@ -47,6 +47,8 @@ class Plan(Frozen):
     """Bucket "WIDTHxHEIGHT" -> images an epoch sees, repeats and weights counted."""
     upscaled_images: int | float
     """Of these, those smaller than their bucket."""
+    much_upscaled_images: int | float = 0
+    """Of these, those enlarged more than data.max_upscaling."""
     trainable_parameters: int
     memory: MemoryParts
     memory_total: int
@@ -70,11 +72,13 @@ def make_plan(
     table = bucket_table(resolution, step_px, config.data.max_aspect)
     buckets: dict[str, int | float] = {}
     upscaled: int | float = 0
+    too_much: int | float = 0
     for size, count in dataset.train_sizes.items():
         width, height = (int(side) for side in size.split("x"))
         placement = place(width, height, table)
         buckets[str(placement.bucket)] = buckets.get(str(placement.bucket), 0) + count
         upscaled += count if placement.upscaling > 1 else 0
+        too_much += count if placement.upscaling > (config.data.max_upscaling or math.inf) else 0
     global_batch = config.batch_size * config.gradient_accumulation_steps * processes
     steps_per_epoch = sum(_steps(count, global_batch) for count in buckets.values())
     trainable = _trainable_parameters(config, base)
@@ -91,6 +95,7 @@ def make_plan(
         global_batch=global_batch,
         buckets=dict(sorted(buckets.items())),
         upscaled_images=upscaled,
+        much_upscaled_images=too_much,
         trainable_parameters=trainable,
         memory=memory,
         memory_total=memory.total,

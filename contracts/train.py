@@ -16,6 +16,7 @@ from contracts.captions import CaptionSettings
 from contracts.config import Frozen, digest
 from contracts.failures import NAME_PATTERN, Contradictions, FieldError, InvalidInput, field_errors
 from contracts.lora import LoraSettings
+from contracts.mixing import Weight
 from contracts.objective import LossSettings
 from contracts.optimizers import OptimizerSettings
 from contracts.precision import FullSettings, Precision, contradictions
@@ -32,6 +33,15 @@ class DataSettings(Frozen):
 
     max_aspect: Annotated[float, Field(ge=1, le=8)] = 3.0
     """Widest ratio of a bucket's sides."""
+
+    crop: Literal["center", "random"] = "center"
+    """Which part of a picture that does not fit its bucket is kept; with random, latents are encoded at each use."""
+
+    max_upscaling: Annotated[float, Field(ge=1, le=64)] | None = 1.5
+    """Pictures enlarged more than this to fill their bucket are named in a warning; null names none."""
+
+    concept_weights: Annotated[dict[str, Weight], Field(max_length=256)] = {}  # noqa: RUF012 (pydantic copies it)
+    """By concept, how often its pictures are seen relative to the others; times repeats and the data set's weight."""
 
     captions: CaptionSettings = CaptionSettings()
     """How captions are read and varied."""

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from sdxl import original
 from sdxl.family import refuse_foreign_file, refuse_foreign_folder, unreadable
+from sdxl.unet_shape import told_from_names
 
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 SDXL_CONFIGS = Path(__file__).parent / "configs"
@@ -75,9 +76,14 @@ def open_base(path: Path, *, config_dir: Path | None = None, tokenizer_dir: Path
 
 
 def config(files: BaseFiles, component: str) -> dict[str, Any]:
-    """A component's config.json (or the scheduler's)."""
+    """A component's config.json (or the scheduler's); a single file's UNet has the shape its tensors' names tell."""
     name = "scheduler_config.json" if component == "scheduler" else "config.json"
-    return _json(files.config_dir / component / name)
+    settings = _json(files.config_dir / component / name)
+    if files.single_file and component == "unet":
+        with _opened(files.path) as file:
+            names = [key.removeprefix(original.UNET) for key in file.keys() if key.startswith(original.UNET)]  # noqa: SIM118 (no mapping)
+        return told_from_names(settings, names)
+    return settings
 
 
 def model_index(files: BaseFiles) -> dict[str, Any]:

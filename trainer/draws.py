@@ -52,6 +52,13 @@ def channel_shift(seed: int, step: int, sample: int, *, channels: int) -> torch.
     return torch.randn((channels, 1, 1), generator=keyed_generator("noise-offset", seed, step, sample))
 
 
+def crop_offsets(seed: int, step: int, sample: int) -> tuple[float, float]:
+    """Where a random window lies, from the left and from the top: uniform in [0, 1) of what there is to cut off."""
+    generator = keyed_generator("crop", seed, step, sample)
+    left, top = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    return left, top
+
+
 def keyed_generator(*key: str | int) -> torch.Generator:
     """A CPU generator that depends on the key alone."""
     return torch.Generator().manual_seed(keyed_seed(*key))

@@ -15,7 +15,7 @@ from contracts.dataset import VersionRow
 from contracts.train import DataSettings
 from sdxl.conditioning import Conditioning, join, time_ids
 from trainer.captions import Captions
-from trainer.draws import Draw, channel_shift, draw, keyed_seed
+from trainer.draws import Draw, channel_shift, crop_offsets, draw, keyed_seed
 from trainer.latents import Latents, Texts, View
 from trainer.texts import TrainedTexts
 
@@ -42,6 +42,7 @@ class Feed:
     captions: Captions
     seed: int
     flip: bool
+    random_crop: bool
     timesteps: range
     """Those that are trained on."""
     schedule_steps: int
@@ -73,7 +74,8 @@ class Feed:
         bucket = self.views.of(row).placement.bucket
         shape = (self.latent_channels, bucket.height_px // self.vae_factor, bucket.width_px // self.vae_factor)
         drawn = draw(self.seed, step, index, timesteps=self.timesteps, shape=shape)
-        view = self.views.of(row, flipped=self.flip and drawn.flipped)
+        offsets = crop_offsets(self.seed, step, index) if self.random_crop else None
+        view = self.views.of(row, flipped=self.flip and drawn.flipped, offsets=offsets)
         mean, variance = self.latents(view)
         latent = (mean + variance.sqrt() * drawn.posterior) * self.scaling_factor
         return drawn, latent, self._conditioning(step, index), sizes_of(row, view)
@@ -96,8 +98,16 @@ class Views:
 
     table: tuple[Bucket, ...]
 
-    def of(self, row: VersionRow, *, flipped: bool = False) -> View:
+    def of(self, row: VersionRow, *, flipped: bool = False, offsets: tuple[float, float] | None = None) -> View:
+        """How a row's picture is cut: the middle, or a window at shares of what there is to cut off."""
         placement = place(row.original_width, row.original_height, self.table)
+        if offsets is not None:
+            left, top = offsets
+            bucket = placement.bucket
+            placement = placement._replace(
+                crop_left=int(left * (placement.resized_width - bucket.width_px + 1)),
+                crop_top=int(top * (placement.resized_height - bucket.height_px + 1)),
+            )
         if flipped:
             # The window's left edge in the mirrored picture.
             left = placement.resized_width - placement.bucket.width_px - placement.crop_left

@@ -5,7 +5,7 @@ Knows nothing about files, tensors or models: data.py reads each data set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.failures import FailureCode, PatinaError
@@ -24,10 +24,13 @@ class RunData:
     """The picture file of an image identity, from the first data set that has it."""
 
 
-def read_run_data(sources: Sequence[DataSource], memory: IdentityMemory) -> RunData:
+def read_run_data(
+    sources: Sequence[DataSource], memory: IdentityMemory, concept_weights: Mapping[str, float] | None = None
+) -> RunData:
     """Read every data set of a run.
 
     Raises:
+        InvalidInput: no picture has a concept that has a weight.
         PatinaError: DATASET_UNREADABLE naming every problem of one, or EMPTY_DATASET.
     """
     read = [(read_dataset(source.path, memory), source.weight) for source in sources]
@@ -35,7 +38,8 @@ def read_run_data(sources: Sequence[DataSource], memory: IdentityMemory) -> RunD
     for dataset, _ in read:
         for row in dataset.rows:
             reads.setdefault(row.image, dataset.read)
-    mixture = mix(Source(dataset.rows, Share(digest=dataset.digest, weight=weight)) for dataset, weight in read)
+    shared = (Source(dataset.rows, Share(digest=dataset.digest, weight=weight)) for dataset, weight in read)
+    mixture = mix(shared, concept_weights)
     if not mixture.train:
         raise PatinaError(
             FailureCode.EMPTY_DATASET,

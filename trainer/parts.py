@@ -33,6 +33,7 @@ from trainer.processes import Processes
 from trainer.recipe import HINT, Recipe
 from trainer.report import Report
 from trainer.texts import TrainedTexts
+from trainer.upscaling import upscaling_warning
 from trainer.weights import DTYPES, Trainable, check_patterns, load_trainable
 
 PROGRESS_EVERY_S = 0.5
@@ -84,7 +85,9 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     # Hashing a full-size base takes a while: one rank does it for all.
     found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
-    data = read_run_data(job.recipe.datasets, IdentityMemory(job.cache_dir / "pictures.jsonl"))
+    data = read_run_data(
+        job.recipe.datasets, IdentityMemory(job.cache_dir / "pictures.jsonl"), job.recipe.config.data.concept_weights
+    )
     if processes.is_main:
         words = make_captions(job.recipe.config, timesteps=range(1))
         for message in caption_warnings(base.files, data.mixture.rows, words, words.settings.max_tokens):
@@ -103,6 +106,8 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
     """
     config, base, mixture = job.recipe.config, found.base, found.data.mixture
     views = make_views(config.data, base.native_px)
+    if said := upscaling_warning(mixture.rows, views.table, config.data.max_upscaling):
+        report.warn(said)
     loss = config.loss
     scheduler_config = schedule_as_trained(base.scheduler_config, loss.prediction_type, loss.zero_terminal_snr)
     alphas = alphas_cumprod(scheduler_config).to(processes.device)
@@ -132,6 +137,7 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
             captions=captions,
             seed=config.seed,
             flip=config.data.flip,
+            random_crop=config.data.crop == "random",
             timesteps=timesteps,
             schedule_steps=len(alphas),
             noise_offset=loss.noise_offset,
@@ -188,6 +194,9 @@ def _latents(
 ) -> Latents:
     base_dir, data = job.recipe.base_dir, found.data
     if not job.use_cache:
+        return live_latents(base_dir, data.read, processes)
+    if job.recipe.config.data.crop == "random":
+        report.warn("latents are not cached: data.crop is random; each is encoded when it is used, and the VAE stays")
         return live_latents(base_dir, data.read, processes)
     wanted: list[View] = [views.of(row) for row in data.mixture.rows]
     if job.recipe.config.data.flip:

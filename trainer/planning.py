@@ -31,7 +31,8 @@ def print_plan(recipe: Recipe, cache_dir: Path, processes: int, *, as_json: bool
     base = describe(recipe.base_dir, cache_dir=cache_dir / "identities")
     if errors := misfits(recipe.config.loss, base.prediction_type):
         raise InvalidInput(errors, message="The recipe does not fit the base.", hint=HINT)
-    data = read_run_data(recipe.datasets, IdentityMemory(cache_dir / "pictures.jsonl"))
+    memory = IdentityMemory(cache_dir / "pictures.jsonl")
+    data = read_run_data(recipe.datasets, memory, recipe.config.data.concept_weights)
     plan = make_plan(recipe.config, base, summarise_mixture(data.mixture), processes=processes)
     if as_json:
         console.print(plan.model_dump_json(indent=2), markup=False, highlight=False, soft_wrap=True)
@@ -46,7 +47,7 @@ def _table(plan: Plan) -> Table:
         "images": f"{plan.images} ({plan.held_out_images} held out)",
         **({"held out by another data set": str(plan.kept_out_images)} if plan.kept_out_images else {}),
         "buckets": ", ".join(f"{bucket}: {count:g}" for bucket, count in plan.buckets.items()),
-        "images smaller than their bucket": f"{plan.upscaled_images:g}",
+        "images smaller than their bucket": f"{plan.upscaled_images:g} ({plan.much_upscaled_images:g} by too much)",
         "steps": f"{plan.steps} of {plan.global_batch} images ({plan.epochs:g} epochs)",
         "trained parameters": f"{plan.trainable_parameters:,}",
         **{f"memory: {name}": _size(count) for name, count in plan.memory.model_dump().items()},

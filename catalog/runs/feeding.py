@@ -5,7 +5,7 @@ Knows nothing about recipes or bases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
@@ -78,15 +78,16 @@ def hold(session: Session, owner: str, fed: Sequence[Fed]) -> None:
             raise PatinaError(FailureCode.CONFLICT, message)
 
 
-def summarise(session: Session, owner: str, fed: Sequence[Fed]) -> DatasetSummary:
+def summarise(session: Session, owner: str, fed: Sequence[Fed], concept_weights: Mapping[str, float]) -> DatasetSummary:
     """What planning needs to know of all of them together.
 
     Raises:
+        InvalidInput: no image has a concept that has a weight.
         PatinaError: EMPTY_DATASET: what one trains on, others hold out.
     """
-    if len(fed) == 1 and fed[0].weight == 1:
+    if len(fed) == 1 and fed[0].weight == 1 and not concept_weights:
         return datasets.summary_of(fed[0].version)
-    mixture = _mixture(session, owner, fed)
+    mixture = _mixture(session, owner, fed, concept_weights)
     if not mixture.train:
         message = "Every image one of the datasets trains on is held out by another; none is left to train on."
         raise PatinaError(FailureCode.EMPTY_DATASET, message, "Leave one out, or hold out the same images in each.")
@@ -103,11 +104,12 @@ def _find(session: Session, owner: str, choice: DatasetChoice) -> Fed:
     return Fed(datasets.read_version(session, owner, dataset.id, choice.version), dataset.name, choice.weight)
 
 
-def _mixture(session: Session, owner: str, fed: Sequence[Fed]) -> Mixture:
-    return mix(
+def _mixture(session: Session, owner: str, fed: Sequence[Fed], concept_weights: Mapping[str, float]) -> Mixture:
+    sources = (
         Source(
             [entry.row for entry in datasets.version_contents(session, owner, one.version.id)],
             Share(digest=one.version.digest, weight=one.weight),
         )
         for one in fed
     )
+    return mix(sources, concept_weights)

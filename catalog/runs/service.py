@@ -218,12 +218,16 @@ def _prepare(session: Session, owner: str, request: RunRequest, recipes_dir: Pat
         problems += [Problem("/recipe", InvalidInput(errors))] if errors else []
     if problems or config is None or base is None:
         raise _all_at_once(problems, request)
+    try:
+        summary = feeding.summarise(session, owner, fed, config.data.concept_weights)
+    except InvalidInput as error:
+        raise _all_at_once([Problem("/recipe", error)], request) from None
     shape = _shape(config, base)
     measured = repository.latest_of_shape(session, owner, shape)
     planned = make_plan(
         config,
         bases.description_of(base),
-        feeding.summarise(session, owner, fed),
+        summary,
         seconds_per_step=None if measured is None else measured.seconds_per_step,
     )
     return _Prepared(config, base, fed, shape, planned)

@@ -67,3 +67,17 @@ class TestMicroBatches:
             in_order = [ranks[rank][micro] for micro in range(accumulation) for rank in range(processes)]
             assert [sample for part in in_order for sample in part] == list(samples)
             assert in_order == micro_batches(samples, 1, 0, 4)
+
+    @pytest.mark.parametrize("processes", range(1, 9))
+    def test_no_image_is_dropped_by_any_number_of_ranks(self, processes: int) -> None:
+        """Seven images with batches of two, for one: on eight ranks one of the slices is empty."""
+        schedule = Schedule((SQUARE,) * 7, global_batch=2 * processes, seed=5)
+        for epoch in range(3):
+            slices = [
+                part
+                for batch in schedule.epoch(epoch)
+                for rank in range(processes)
+                for part in micro_batches(batch.samples, processes, rank, accumulation=1)
+            ]
+            assert sorted(sample for part in slices for sample in part) == list(range(7))
+            assert all(len(part) <= 2 for part in slices)

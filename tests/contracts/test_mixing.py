@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from contracts.buckets import Bucket, Schedule
 from contracts.dataset import Split, VersionRow
+from contracts.failures import InvalidInput
 from contracts.mixing import Mixture, Share, Source, mix, mixture_digest, summarise_mixture
 from contracts.plan import _steps
 
@@ -103,6 +104,24 @@ class TestDigest:
         assert mixture_digest([one, two]) != mixture_digest([one, Share(digest="b", weight=2)])
         first, second = source("a", [row("1")], 2), source("b", [row("1", caption="x")])
         assert mix([first, second]) == mix([second, first])
+
+
+class TestConceptWeights:
+    rows = (row("1", concept="cat"), row("2", concept="cat", repeats=2), row("3", concept="dog"), row("4"))
+
+    def test_are_what_their_images_are_seen_times_repeats_and_the_versions_weight(self) -> None:
+        mixture = mix([source("a", list(self.rows), 0.5)], {"cat": 2.5, "dog": 0.1})
+        total: Counter[str] = Counter()
+        for epoch in seen(mixture, 80):
+            total += epoch
+        assert total == {"1": 100, "2": 200, "3": 4, "4": 40}
+
+    def test_of_concepts_that_nothing_has_are_refused_all_at_once_with_those_there_are(self) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            mix([source("a", list(self.rows))], {"cats": 2, "dog": 1, "bird": 1})
+        assert [error.message for error in caught.value.errors] == [
+            f"no image is trained on under '{name}'; there are: cat, dog" for name in ("cats", "bird")
+        ]
 
 
 class TestPlan:
