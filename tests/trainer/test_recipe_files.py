@@ -54,7 +54,7 @@ def setting_rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from setting_rows(type(field.default), f"{prefix}{name}.")
             continue
         words = " ".join((field.description or "").split())
-        default = "required" if field.is_required() else json.dumps(field.default)
+        default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True))
         yield f"| `{prefix}{name}` | `{default}` | {words} |"
         for inside in get_args(field.annotation):
             if isinstance(inside, type) and issubclass(inside, BaseModel):
