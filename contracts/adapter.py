@@ -14,6 +14,15 @@ from contracts.config import Frozen
 from contracts.mixing import Share
 
 
+class Parent(Frozen):
+    """Weights that training started from."""
+
+    sha256: str
+    """Of the file's tensors (AutoV3), which stays when its header is rewritten."""
+    name: str | None
+    """What it is registered under, name@version; by hand, the name in its header, if it has one of ours."""
+
+
 class AdapterHeader(Frozen):
     """What Patina writes into every weights file."""
 
@@ -33,6 +42,8 @@ class AdapterHeader(Frozen):
     prediction_type: PredictionType
     zero_terminal_snr: bool = False
     """Trained on a noise schedule that ends in pure noise: sample on such a one, with trailing steps."""
+    parent: Parent | None = None
+    """What it was started from; a file that started from the base is written without."""
     steps: int
     created: str
     """ISO 8601, UTC."""
@@ -53,7 +64,7 @@ class AdapterHeader(Frozen):
             "ss_base_model_version": "sdxl_base_v1-0",
             "ss_output_name": self.name,
             "ss_steps": str(self.steps),
-            "patina.header": self.model_dump_json(exclude=None if self.datasets else {"datasets"}),
+            "patina.header": self.model_dump_json(exclude=self._unsaid()),
         }
         if self.trigger_word:
             metadata["modelspec.trigger_phrase"] = self.trigger_word
@@ -65,6 +76,9 @@ class AdapterHeader(Frozen):
                 "ss_network_args": "{}",
             }
         return metadata
+
+    def _unsaid(self) -> set[str]:
+        return {name for name in ("datasets", "parent") if not getattr(self, name)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str] | None) -> Self | None:

@@ -21,6 +21,8 @@ from contracts.objective import LossSettings
 from contracts.optimizers import OptimizerSettings
 from contracts.precision import FullSettings, Precision, contradictions
 
+WEIGHTS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
+
 
 class DataSettings(Frozen):
     """How pictures and captions are fed."""
@@ -154,6 +156,10 @@ class TrainConfig(Frozen):
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    init_from: Annotated[str, Field(pattern=WEIGHTS_PATTERN, max_length=130)] | None = None
+    """Registered weights of the same base and method to start from: name, name@version or name@alias. Where there is no
+    server, --init-weights gives their file."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Every random choice of the run follows from it."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from contracts.adapter import Parent
 from contracts.config import Frozen
 from contracts.failures import FailureCode, PatinaError
 from contracts.rundir import Environment, Manifest, RunDir
@@ -35,10 +36,13 @@ class RunState(Frozen):
     environment: Environment
     base_identity: str
     dataset_digest: str
+    parent: Parent | None = None
     train_seconds: float
     loss_smooth: float
     loss_first_sum: float
     loss_last_sum: float
+    loss_first_steps: int = 0
+    loss_last_steps: int = 0
     held_out: Curve
     loss_scale: float = 1.0
     clean_steps: int = 0

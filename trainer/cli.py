@@ -40,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
             base_dir=options.base_dir,
             dataset_dirs=options.dataset_dir,
             dataset_weights=options.dataset_weight,
+            init_weights=options.init_weights,
         )
         if planning:
             return _plan(recipe, options, console)
@@ -100,6 +101,7 @@ def _parser(planning: bool) -> argparse.ArgumentParser:
         default=[],
         help="how often its pictures are seen; one for each --dataset-dir, in their order (1)",
     )
+    parser.add_argument("--init-weights", type=Path, help="weights file to start from, of the same base and method")
     parser.add_argument(
         "--cache-dir", type=Path, default=_default_cache(), help="where encoded pictures are kept (%(default)s)"
     )

@@ -15,7 +15,7 @@ import yaml
 
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 from contracts.rundir import OUTCOME, Completed, Manifest, Outcome, RunDir
-from contracts.train import TrainConfig, parse_config
+from contracts.train import RESULT_NEUTRAL_FIELDS, TrainConfig, parse_config
 from trainer.files import manifest_entry, remove_leftovers, temporary_beside, write_atomically
 from trainer.recipe import as_yaml
 
@@ -53,10 +53,10 @@ def only_trainer(run_dir: RunDir) -> Iterator[None]:
 
 
 def completed_before(run_dir: RunDir, config: TrainConfig) -> Completed | None:
-    """The outcome of a run that is already complete here, or None.
+    """The outcome of a run that is already complete here; None when it is not, or is to have more steps than it had.
 
     Raises:
-        InvalidInput: it is complete, but under another configuration.
+        InvalidInput: it is complete, but under another configuration, or nothing is left to go on from.
     """
     if not run_dir.manifest.exists():
         return None
@@ -67,6 +67,10 @@ def completed_before(run_dir: RunDir, config: TrainConfig) -> Completed | None:
     manifest = Manifest.model_validate_json(run_dir.manifest.read_bytes())
     if manifest.config_digest != config.digest():
         old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
+        changed = {key for key in old if old[key] != new[key]} - RESULT_NEUTRAL_FIELDS
+        if changed == {"steps"} and config.steps > before.steps:
+            _require_last(run_dir, outcome.step)
+            return None
         raise InvalidInput(
             [
                 FieldError(pointer=f"/{key}", message=f"was {old[key]}, is {new[key]}")
@@ -77,6 +81,16 @@ def completed_before(run_dir: RunDir, config: TrainConfig) -> Completed | None:
             hint="Start the new one in a new run directory.",
         )
     return outcome
+
+
+def _require_last(run_dir: RunDir, step: int) -> None:
+    """Going on from an older checkpoint would end in other weights than those the run has shown."""
+    if not run_dir.checkpoint(step).exists():
+        raise InvalidInput(
+            [FieldError(pointer="/steps", message=f"the checkpoint of step {step} is gone")],
+            message=f"The run in {run_dir.root} cannot go on.",
+            hint="Start a new run from its weights: --init-weights.",
+        )
 
 
 def read_outcome(run_dir: RunDir) -> Outcome | None:

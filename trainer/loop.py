@@ -45,6 +45,8 @@ class Record:
     loss_smooth: float = 0.0
     loss_first_sum: float = 0.0
     loss_last_sum: float = 0.0
+    loss_first_steps: int = 0
+    loss_last_steps: int = 0
     held_out: Curve = ()
     loss_scale: float = LossScale().factor
     """Of fp16 alone."""
@@ -58,8 +60,10 @@ class Record:
         self.loss_smooth = (1 - weight) * self.loss_smooth + weight * loss
         if self.step <= summary_steps(steps):
             self.loss_first_sum += loss
+            self.loss_first_steps += 1
         if self.step > steps - summary_steps(steps):
             self.loss_last_sum += loss
+            self.loss_last_steps += 1
 
 
 Verdict = Literal["best", "go on", "enough", "broken off"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from contracts import events
+from contracts.adapter import Parent
 from contracts.buckets import Schedule
 from contracts.captions import MOST_VARIANTS
 from contracts.failures import InvalidInput
@@ -32,6 +33,7 @@ from trainer.objective import Objective
 from trainer.processes import Processes
 from trainer.recipe import HINT, Recipe
 from trainer.report import Report
+from trainer.start import parent_of, start_from
 from trainer.texts import TrainedTexts
 from trainer.upscaling import upscaling_warning
 from trainer.weights import DTYPES, Trainable, check_patterns, load_trainable
@@ -58,6 +60,8 @@ class Identified:
     base_identity: str
     vae_identity: str
     data: RunData
+    parent: Parent | None = None
+    """What training starts from."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     # Hashing a full-size base takes a while: one rank does it for all.
     found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
+    init = job.recipe.init_weights
+    parent = None if init is None else parent_of(init, job.recipe.config, base_identity)
     data = read_run_data(
         job.recipe.datasets, IdentityMemory(job.cache_dir / "pictures.jsonl"), job.recipe.config.data.concept_weights
     )
@@ -94,7 +100,7 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
             report.warn(message)
         if data.mixture.kept_out:
             report.warn(f"{data.mixture.kept_out} pictures are held out by another data set and not trained on")
-    return Identified(base, base_identity, vae_identity, data)
+    return Identified(base, base_identity, vae_identity, data, parent)
 
 
 def gather(job: Job, found: Identified, processes: Processes, requests: Requests, report: Report) -> Parts:
@@ -118,6 +124,8 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
     latents = _latents(job, found, views, processes, requests, report)
     report(events.Progress(at=time.time(), phase="loading", done=0, total=1))
     model = load_trainable(job.recipe.base_dir, config, processes.device)
+    if job.recipe.init_weights is not None:
+        start_from(job.recipe.init_weights, model, found.base_identity)
     report(events.Progress(at=time.time(), phase="loading", done=1, total=1))
     samples = mixture.samples
     texts = encoded or _trained_texts(model, config, report)

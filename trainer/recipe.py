@@ -18,7 +18,7 @@ from contracts.failures import FieldError, InvalidInput, field_errors
 from contracts.mixing import MOST_VERSIONS, Weight
 from contracts.train import TrainConfig, parse_config
 
-PATH_KEYS = ("base_dir", "dataset_dir", "datasets")
+PATH_KEYS = ("base_dir", "dataset_dir", "datasets", "init_weights")
 HINT = "docs/recipes.md lists every setting."
 
 
@@ -36,6 +36,8 @@ class Recipe:
     config: TrainConfig
     base_dir: Path
     datasets: tuple[DataSource, ...]
+    init_weights: Path | None = None
+    """The weights file that training starts from; None is a fresh adapter, or the base's own UNet."""
 
 
 def read_recipe(
@@ -45,6 +47,7 @@ def read_recipe(
     base_dir: Path | None = None,
     dataset_dirs: Sequence[Path] = (),
     dataset_weights: Sequence[float] = (),
+    init_weights: Path | None = None,
 ) -> Recipe:
     """Read ``file``, apply ``key=value`` assignments, and find the base and the data; arguments win over the file.
 
@@ -72,9 +75,14 @@ def read_recipe(
         errors += error.errors
     base = _existing("base_dir", base_dir or paths.get("base_dir"), errors)
     datasets = _datasets(paths, dataset_dirs, dataset_weights, errors)
+    init = init_weights or paths.get("init_weights")
+    init = None if init is None else _existing("init_weights", init, errors)
+    if config is not None and config.init_from is not None and init is None:
+        message = "is resolved by a server; here, give the file by --init-weights too"
+        errors.append(FieldError(pointer="/init_from", message=message))
     if errors or config is None or base is None:
         raise InvalidInput(errors, message=f"{file} cannot be trained.", hint=HINT)
-    return Recipe(config, base, datasets)
+    return Recipe(config, base, datasets, init)
 
 
 def as_yaml(config: TrainConfig) -> str:

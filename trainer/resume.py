@@ -5,6 +5,7 @@ Knows nothing about how a checkpoint is written or what is done with it.
 
 from __future__ import annotations
 
+from contracts.adapter import Parent
 from contracts.failures import FailureCode, PatinaError
 from contracts.rundir import Environment, RunDir
 from contracts.train import RESULT_NEUTRAL_FIELDS, TrainConfig
@@ -13,6 +14,7 @@ from trainer.environment import differences
 from trainer.parts import Identified
 from trainer.processes import Processes
 from trainer.report import Report
+from trainer.schedules import peak_share
 
 REGROUPING_FIELDS = frozenset({"batch_size", "gradient_accumulation_steps", "gradient_checkpointing"})
 """Fields that change how a step is computed but not what it computes; a resume under others is not exact."""
@@ -38,6 +40,7 @@ def resumable(
         config,
         base_identity=found.base_identity,
         dataset_digest=found.data.mixture.digest,
+        parent=found.parent,
         processes=processes.count,
     )
     changes = [*regrouped, *environment_changes(saved, environment)]
@@ -47,7 +50,13 @@ def resumable(
 
 
 def check_resumable(
-    saved: RunState, config: TrainConfig, *, base_identity: str, dataset_digest: str, processes: int
+    saved: RunState,
+    config: TrainConfig,
+    *,
+    base_identity: str,
+    dataset_digest: str,
+    processes: int,
+    parent: Parent | None = None,
 ) -> list[str]:
     """Refuse a resume whose result would be wrong; return the changes after which it is right but not exact.
 
@@ -58,7 +67,9 @@ def check_resumable(
     inexact: list[str] = []
     before, now = saved.config.model_dump(mode="json"), config.model_dump(mode="json")
     for name in before:
-        if before[name] != now[name] and name not in RESULT_NEUTRAL_FIELDS:
+        if name == "steps" and config.steps >= saved.step:
+            inexact += _rescheduled(saved, config)
+        elif before[name] != now[name] and name not in RESULT_NEUTRAL_FIELDS:
             (inexact if name in REGROUPING_FIELDS else wrong).extend(_changed(name, before[name], now[name]))
     pictures = _global_batch(saved.config, saved.environment.processes)
     pictures_now = _global_batch(config, processes)
@@ -68,6 +79,8 @@ def check_resumable(
         wrong.append(f"the base was {saved.base_identity[:12]}, is {base_identity[:12]}")
     if saved.dataset_digest != dataset_digest:
         wrong.append(f"the data set was {saved.dataset_digest[:12]}, is {dataset_digest[:12]}")
+    if saved.parent != parent:
+        wrong.append(f"it started from {_called(saved.parent)}, now from {_called(parent)}")
     if wrong:
         raise PatinaError(
             FailureCode.CHECKPOINT_MISMATCH,
@@ -75,6 +88,20 @@ def check_resumable(
             "Give it back what it was made with, or start in a new run directory.",
         )
     return inexact
+
+
+def _rescheduled(saved: RunState, config: TrainConfig) -> list[str]:
+    """Whether the steps done would have had other learning rates with this many steps in all."""
+    before = saved.config.steps
+    shares = ((peak_share(n, before, config.optimizer), peak_share(n, config.steps, config.optimizer)) for n in
+              range(1, saved.step + 1))  # fmt: skip
+    if all(then == now for then, now in shares):
+        return []
+    return [f"steps was {before}, is {config.steps}: the schedule would have given the steps done other learning rates"]
+
+
+def _called(parent: Parent | None) -> str:
+    return "the base" if parent is None else parent.name or parent.sha256[:12]
 
 
 def environment_changes(saved: RunState, now: Environment) -> list[str]:

@@ -26,7 +26,7 @@ from trainer.floor import Paces, pace
 from trainer.grace import GraceKeeper
 from trainer.held_out import best
 from trainer.judge import Judge
-from trainer.loop import Actions, Record, summary_steps, train_steps
+from trainer.loop import Actions, Record, train_steps
 from trainer.one_by_one import OneByOne
 from trainer.optim import make_optimizer
 from trainer.parts import Identified, Job, Parts, gather, identify
@@ -61,6 +61,9 @@ def train(
         # Before any work, so that a stop or a failure meanwhile names the step that the next attempt goes on from.
         for name in asdict(record):
             setattr(record, name, getattr(checkpoint.state, name))
+        if checkpoint.state.config.steps != config.steps:
+            # Those were the last steps of the run as it was planned then.
+            record.loss_last_sum, record.loss_last_steps = 0.0, 0
     parts = gather(job, found, processes, requests, report)
     attempt = _Attempt(config, run_dir, processes, requests, report, environment, found, parts, record)
     if checkpoint is not None:
@@ -194,14 +197,13 @@ class _Attempt:
         early = ended == "gained nothing"
         if self.config.measure_floor and (paced := pace(self.paces, self.model, self.parts.feed, self.record.step)):
             self.report(paced)
-        part = summary_steps(self.config.steps)
         return Completed(
             step=record.step,
             stopped_early=early,
             weights_step=weights_step if weights_step != record.step else None,
             train_seconds=round(record.train_seconds, 3),
-            loss_first=record.loss_first_sum / min(part, record.step),
-            loss_last=record.loss_smooth if early else record.loss_last_sum / part,
+            loss_first=record.loss_first_sum / max(record.loss_first_steps, 1),
+            loss_last=record.loss_smooth if early else record.loss_last_sum / max(record.loss_last_steps, 1),
             held_out_loss_before=curve.get(0),
             held_out_loss_after=curve.get(weights_step),
             best_step=lowest[0] if lowest else None,
@@ -232,6 +234,7 @@ class _Attempt:
             environment=self.environment,
             base_identity=self.found.base_identity,
             dataset_digest=self.found.data.mixture.digest,
+            parent=self.found.parent,
         )
         keep, best_step = self.config.checkpoint.keep, self.best_step()
         folder = save_checkpoint(
@@ -285,6 +288,7 @@ class _Attempt:
             resolution_px=config.data.resolution_px or self.found.base.native_px,
             prediction_type=self.parts.objective.prediction_type,
             zero_terminal_snr=bool(self.parts.objective.scheduler_config.get("rescale_betas_zero_snr")),
+            parent=self.found.parent,
             steps=step,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )

@@ -21,6 +21,8 @@ from catalog.bases import service as bases
 from catalog.blobs import make_key
 from catalog.datasets import parquet
 from catalog.datasets import service as datasets
+from catalog.generations.service import ChosenWeights
+from catalog.registry import service as registry
 from catalog.runs import progress
 from catalog.runs import service as runs
 from catalog.runs.models import Run
@@ -33,6 +35,7 @@ from worker import launcher
 from worker.follow import EventTail
 from worker.lease import Lease
 from worker.station import Station
+from worker.weights_files import WeightsFiles
 
 POLL_S = 0.5
 LOG_EVERY_S = 15.0
@@ -121,7 +124,23 @@ def _lay_out(station: Station, claim: jobs.Claim, run: Run, run_dir: RunDir, dev
         attempt=f"{claim.job_id}.{claim.fence}",
         devices=(device,),
         threads=station.settings.trainer_threads,
+        init_weights=_init_weights(station, claim, run),
     )
+
+
+def _init_weights(station: Station, claim: jobs.Claim, run: Run) -> Path | None:
+    """The file of the weights a run starts from, if it does.
+
+    Raises:
+        PatinaError: NOT_FOUND: they were removed since; WEIGHTS_UNREADABLE.
+    """
+    reference = runs.config_of(run).init_from
+    if reference is None:
+        return None
+    with station.database.reading() as session:
+        weights = registry.resolve(session, claim.owner, reference)
+        wanted = ChosenWeights(weights.id, weights.name, weights.version, 1.0, weights.sha256, weights.blob_key)
+    return WeightsFiles(station.blobs, station.settings.cache_dir).path(wanted)
 
 
 def _write_version(station: Station, claim: jobs.Claim, version_id: str, table: Path) -> None:

@@ -42,6 +42,8 @@ class Launch:
     devices: tuple[str, ...]
     """Leased devices as torch names them: cuda:N, or cpu."""
     threads: int
+    init_weights: Path | None = None
+    """The weights file that training starts from."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def command(launch: Launch) -> list[str]:
         *(word for folder, _ in launch.datasets for word in ("--dataset-dir", str(folder))),
         *(word for _, weight in launch.datasets for word in ("--dataset-weight", str(weight))),
         *("--cache-dir", str(launch.cache_dir)),
+        *(("--init-weights", str(launch.init_weights)) if launch.init_weights else ()),
     ]
 
 

@@ -18,6 +18,7 @@ from api.schemas.common import Page
 from api.schemas.runs import MetricsOut, PreviewOut, RunDetail, RunOut, preview_out, run_detail, run_out
 from api.streams import STREAM, Entry, Reading, answer
 from catalog import removing
+from catalog.registry.starting import starting_point
 from catalog.runs import service
 from contracts.failures import FailureCode, PatinaError
 from contracts.plan import Plan
@@ -37,7 +38,13 @@ TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}, "d
     response_model=RunDetail,
     responses={
         200: {"model": Plan, "description": "With `dry_run=true`: what the run would take. Nothing is created."},
-        **problems(FailureCode.NOT_FOUND, FailureCode.UNKNOWN_RECIPE, FailureCode.UNKNOWN_BASE),
+        **problems(
+            FailureCode.NOT_FOUND,
+            FailureCode.UNKNOWN_RECIPE,
+            FailureCode.UNKNOWN_BASE,
+            FailureCode.BASE_MISMATCH,
+            FailureCode.CONFLICT,
+        ),
     },
 )
 def create_run(
@@ -50,10 +57,10 @@ def create_run(
     """Everything that is wrong with the request is told at once, before anything is queued."""
     if dry_run:
         with here.database.reading() as session:
-            plan = service.plan(session, owner, body, here.settings.recipes)
+            plan = service.plan(session, owner, body, here.settings.recipes, starting_point)
         return JSONResponse(plan.model_dump(mode="json"))
     with here.database.session() as session:
-        run = run_detail(service.create(session, owner, body, here.settings.recipes))
+        run = run_detail(service.create(session, owner, body, here.settings.recipes, starting_point))
     response.headers["Location"] = f"/api/v1/runs/{run.id}"
     return run
 

@@ -6,7 +6,7 @@ every problem is reported at once, before anything is queued.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,13 @@ class Metrics:
     held_out: list[HeldOut]
 
 
-def plan(session: Session, owner: str, request: RunRequest, recipes_dir: Path) -> Plan:
+StartingPoint = Callable[[Session, str, Base, TrainConfig], str]
+"""Which weights ``init_from`` means, as name@version; the registry, which is built on runs, says so."""
+
+
+def plan(
+    session: Session, owner: str, request: RunRequest, recipes_dir: Path, starting_point: StartingPoint | None = None
+) -> Plan:
     """What the run would take; creates nothing.
 
     Raises:
@@ -48,16 +54,18 @@ def plan(session: Session, owner: str, request: RunRequest, recipes_dir: Path) -
         PatinaError: the only problem there is, when it has a code of its own: UNKNOWN_RECIPE, UNKNOWN_BASE,
             NOT_FOUND (dataset or version).
     """
-    return _prepare(session, owner, request, recipes_dir).plan
+    return _prepare(session, owner, request, recipes_dir, starting_point).plan
 
 
-def create(session: Session, owner: str, request: RunRequest, recipes_dir: Path) -> Run:
+def create(
+    session: Session, owner: str, request: RunRequest, recipes_dir: Path, starting_point: StartingPoint | None = None
+) -> Run:
     """Queue a run.
 
     Raises:
         InvalidInput, PatinaError: as ``plan``.
     """
-    prepared = _prepare(session, owner, request, recipes_dir)
+    prepared = _prepare(session, owner, request, recipes_dir, starting_point)
     config, fed = prepared.config, prepared.fed
     feeding.hold(session, owner, fed)
     run = Run(
@@ -201,7 +209,9 @@ class _Prepared:
     plan: Plan
 
 
-def _prepare(session: Session, owner: str, request: RunRequest, recipes_dir: Path) -> _Prepared:
+def _prepare(
+    session: Session, owner: str, request: RunRequest, recipes_dir: Path, starting_point: StartingPoint | None
+) -> _Prepared:
     fed, problems = feeding.choose(session, owner, request)
     config = base = None
     try:
@@ -216,6 +226,11 @@ def _prepare(session: Session, owner: str, request: RunRequest, recipes_dir: Pat
     if config is not None and base is not None:
         errors = misfits(config.loss, bases.description_of(base).prediction_type)
         problems += [Problem("/recipe", InvalidInput(errors))] if errors else []
+    if config is not None and base is not None and config.init_from is not None and starting_point is not None:
+        try:
+            config = config.model_copy(update={"init_from": starting_point(session, owner, base, config)})
+        except PatinaError as error:
+            problems.append(Problem("/overrides/init_from", error))
     if problems or config is None or base is None:
         raise _all_at_once(problems, request)
     try:
