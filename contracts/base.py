@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from contracts.config import Frozen, canonical_json
+from contracts.footprint import Footprint
 
 PredictionType = Literal["epsilon", "v_prediction"]
 TargetSet = Literal["attn", "attn-ff", "attn-ff-conv"]
 """Which UNet layers a LoRA adapts: attention projections; those with feed-forward and proj_in/out (kohya's 722 modules
-at full size); or those with the convolutions and time projections of resnets and samplers (LoCon, 788)."""
+at full size); or those with the convolutions and time projections of resnets and samplers (LoCon, 788). Each set holds
+those before it."""
 
 
 class Family(StrEnum):
@@ -32,25 +34,47 @@ class TensorEntry(NamedTuple):
     sha256: str
 
 
-class Activations(Frozen):
-    """Bytes a training step keeps for the backward pass, traced for one image at one size."""
+class StepFootprints(Frozen):
+    """What a training step has alive beyond weights, gradients and optimiser."""
 
-    width_px: int
-    height_px: int
-    bytes_plain: int
-    bytes_checkpointed: int
+    plain: Footprint
+    checkpointed: Footprint
 
 
 class BaseProfile(Frozen):
-    """What planning needs to know of a base, traced once when it is added; sizes in elements or bytes."""
+    """What planning needs to know of a base, traced once for its shape; see sdxl/profile.py."""
 
     unet_parameters: int
+    unet_linear_weights: int
+    """Of the UNet's parameters, those that are weights of linear layers, which quantising packs."""
+    unet_rows_and_columns: int
+    """Of all its matrices together, a kernel counting as [out, in x k x k], and the elements of what is no matrix."""
     text_encoder_parameters: int
+    """Of both."""
+    text_features: int
+    """Numbers of an encoded caption of one chunk."""
     vae_parameters: int
-    adapted_features: dict[TargetSet, int]
-    """Sum over the set's modules of LoRA parameters per unit of rank: one A's row and one number for each output."""
-    adapted_modules: dict[TargetSet, int]
-    activations: tuple[Activations, ...]
+    modules: dict[TargetSet, dict[str, tuple[int, int]]]
+    """Layers a target set adds to the smaller ones: name -> (inputs, outputs), so rank x their sum parameters."""
+    text_modules: dict[str, dict[str, tuple[int, int]]]
+    """The same of each text encoder, by diffusers' names of them."""
+    steps: dict[TargetSet | Literal["full"], StepFootprints]
+    """Of training adapters on a target set, or the whole UNet."""
+    text_steps: dict[str, Footprint]
+    """Of training adapters on a text encoder: what is kept of a caption for each image until the backward pass."""
+    sampling: Footprint
+    """Of a UNet's forward pass of which nothing is kept."""
+    vae_encoding: Footprint
+    vae_decoding: Footprint
+
+    def adapted(self, targets: TargetSet) -> dict[str, tuple[int, int]]:
+        """The layers of a target set: name -> (inputs, outputs)."""
+        found: dict[str, tuple[int, int]] = {}
+        for one in get_args(TargetSet):
+            found |= self.modules.get(one, {})
+            if one == targets:
+                break
+        return found
 
 
 class BaseDescription(Frozen):

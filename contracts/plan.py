@@ -11,26 +11,12 @@ from contracts.base import BaseDescription
 from contracts.buckets import bucket_table, default_step_px, place
 from contracts.config import Frozen
 from contracts.dataset import DatasetSummary
+from contracts.footprint import FULL_PRECISION
+from contracts.memory import BYTES, MemoryParts, memory_parts, optimizer_bytes, trainable_parameters, weight_bytes
 from contracts.train import TrainConfig
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-ADAM_STATES = 2
 LATENT_BYTES = 2 * 4
 """A cached latent keeps the VAE's mean and variance in fp32."""
-
-
-class MemoryParts(Frozen):
-    """Bytes on the training device at the peak of a step, by what they are for."""
-
-    weights: int
-    adapters: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.adapters + self.gradients + self.optimizer + self.activations
 
 
 class Plan(Frozen):
@@ -53,7 +39,7 @@ class Plan(Frozen):
     memory: MemoryParts
     memory_total: int
     disk_bytes: int
-    """Checkpoints kept, weights and latent cache."""
+    """Checkpoints (one more than are kept), weights, and what is cached of images and captions."""
     seconds_per_step: float | None
     """From measured runs of this base, device and shape; null when there is none: probe."""
 
@@ -64,6 +50,7 @@ def make_plan(
     dataset: DatasetSummary,
     *,
     processes: int = 1,
+    on_cpu: bool = False,
     seconds_per_step: float | None = None,
 ) -> Plan:
     """Predict what ``config`` takes on ``base`` with ``dataset``; under 10 ms."""
@@ -81,11 +68,15 @@ def make_plan(
         too_much += count if placement.upscaling > (config.data.max_upscaling or math.inf) else 0
     global_batch = config.batch_size * config.gradient_accumulation_steps * processes
     steps_per_epoch = sum(_steps(count, global_batch) for count in buckets.values())
-    trainable = _trainable_parameters(config, base)
-    memory = _memory(config, base, trainable, resolution)
-    latent_elements = (resolution // base.vae_factor) ** 2 * base.latent_channels
+    trainable = trainable_parameters(config, base)
+    latent = (resolution // base.vae_factor) ** 2
+    memory = memory_parts(config, base, positions=latent, held_out=dataset.held_out_images > 0, on_cpu=on_cpu)
     images = dataset.train_images + dataset.held_out_images
-    checkpoint = trainable * 4 * (1 + ADAM_STATES)
+    views = images + (dataset.train_images if config.data.flip else 0)
+    caption_bytes = base.profile.text_features * BYTES[config.precision]
+    weights_bytes = trainable * (weight_bytes(config) if config.method == "full" else FULL_PRECISION)
+    # The next checkpoint is written before the oldest one goes.
+    checkpoints = (config.checkpoint.keep + 1) * (weights_bytes + optimizer_bytes(config, base))
     return Plan(
         images=dataset.train_images,
         held_out_images=dataset.held_out_images,
@@ -99,8 +90,25 @@ def make_plan(
         trainable_parameters=trainable,
         memory=memory,
         memory_total=memory.total,
-        disk_bytes=checkpoint * config.checkpoint.keep + trainable * 4 + images * latent_elements * LATENT_BYTES,
+        disk_bytes=checkpoints
+        + weights_bytes
+        + views * latent * base.latent_channels * LATENT_BYTES
+        + images * caption_bytes,
         seconds_per_step=seconds_per_step,
+    )
+
+
+def step_shape(config: TrainConfig) -> tuple[object, ...]:
+    """What the seconds of a step depend on, besides the base, the device and the number of processes."""
+    return (
+        config.method,
+        config.batch_size,
+        config.gradient_accumulation_steps,
+        config.precision,
+        config.gradient_checkpointing,
+        config.data.resolution_px,
+        config.optimizer.kind,
+        *((config.lora.rank, config.lora.targets) if config.method == "lora" else (config.full.model_dump(),)),
     )
 
 
@@ -109,28 +117,3 @@ def _steps(count: float, global_batch: int) -> float:
     whole = math.floor(count)
     more = count - whole
     return (1 - more) * math.ceil(whole / global_batch) + more * math.ceil((whole + 1) / global_batch)
-
-
-def _trainable_parameters(config: TrainConfig, base: BaseDescription) -> int:
-    if config.method == "full":
-        return base.profile.unet_parameters
-    return base.profile.adapted_features[config.lora.targets] * config.lora.rank
-
-
-def _memory(config: TrainConfig, base: BaseDescription, trainable: int, resolution_px: int) -> MemoryParts:
-    if config.method == "lora":
-        frozen = base.profile.unet_parameters * BYTES[config.precision]
-    else:
-        # The fp32 weights are what is trained; lower precision computes with copies of them.
-        frozen = 0 if config.precision == "fp32" else base.profile.unet_parameters * BYTES[config.precision]
-    traced = min(base.profile.activations, key=lambda a: abs(a.width_px * a.height_px - resolution_px**2))
-    kept = traced.bytes_checkpointed if config.gradient_checkpointing else traced.bytes_plain
-    # Traced in fp32; half-precision activations take half of it.
-    share = resolution_px**2 / (traced.width_px * traced.height_px) * BYTES[config.precision] / BYTES["fp32"]
-    return MemoryParts(
-        weights=frozen,
-        adapters=trainable * 4,
-        gradients=trainable * 4,
-        optimizer=trainable * 4 * ADAM_STATES,
-        activations=int(kept * share * config.batch_size),
-    )

@@ -19,7 +19,7 @@ from sdxl import files as base_files
 from sdxl.files import BaseFiles, open_base
 from sdxl.identity import identities
 from sdxl.networks import load_network, native_px, scheduler_config, vae_factor
-from sdxl.profile import trace_profile
+from sdxl.profile import profile_of
 
 ALL_COMPONENTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"})
 TEXT_COMPONENTS = frozenset({"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"})
@@ -118,14 +118,14 @@ def describe(
     Another family is refused from names and configs, before any weight is read.
 
     Args:
-        cache_dir: where identities of files seen before are kept; None computes them.
+        cache_dir: where identities of files and profiles of shapes seen before are kept; None computes them.
 
     Raises:
         PatinaError: BASE_UNREADABLE, with the reason.
     """
     files = open_base(path, config_dir=config_dir, tokenizer_dir=tokenizer_dir)
     scheduler = scheduler_config(files)
-    profile = trace_profile(files)
+    profile = profile_of(files, cache_dir)
     identity_, vae_identity = identities(files, cache_dir)
     return BaseDescription(
         family=Family.SDXL,

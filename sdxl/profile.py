@@ -1,129 +1,161 @@
-"""What planning needs to know of a base, traced on fake tensors: counts, and the bytes a step keeps.
+"""What planning needs to know of a base: how many parameters, which layers take adapters, and what steps keep alive.
 
-No weight is read and no memory taken: a full-size UNet is traced in seconds. Knows nothing about devices;
-what a particular GPU's kernels keep beyond this is not modelled.
+It depends on the base's shape alone. Shapes that people use are in bases/profiles, traced already; any other one is
+traced when it is met, which takes no weights and no memory. Knows nothing about devices.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
 
-import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
 
-from contracts.base import Activations, BaseProfile, TargetSet
+from contracts.base import BaseProfile, StepFootprints, TargetSet
+from contracts.config import digest
+from contracts.footprint import Footprint
+from contracts.lora import TEXT_ENCODERS, Adaptation
 from sdxl import files as base_files
 from sdxl.files import BaseFiles
-from sdxl.lora import attach, target_modules
-from sdxl.networks import native_px, unet_from_config, vae_factor
+from sdxl.lora import adapted_modules, attach, attach_all, target_modules
+from sdxl.networks import empty_network, vae_factor
+from sdxl.trace import COMPUTE, RANK, TOKENS, trace_sampling, trace_text, trace_training, trace_vae
 
-TARGET_SETS: tuple[TargetSet, ...] = ("attn", "attn-ff", "attn-ff-conv")
-TRACED_RANK = 16
-CHECKPOINTED = ("ResnetBlock2D", "BasicTransformerBlock")
-"""The modules diffusers recomputes when gradient checkpointing is on."""
-TOKENS = 77
+TARGET_SETS: tuple[TargetSet, ...] = get_args(TargetSet)
+TRACED_TEXT = Adaptation(rank=RANK, alpha=RANK)
+"""Of a text encoder."""
+VERSION = 1
+"""Of what is traced; a change of the layers, or of what a step keeps, makes what was traced before worthless."""
+KNOWN = Path(__file__).parents[1] / "bases" / "profiles"
+"""Profiles by the digest of the shape they are of, and the name of a base that has it."""
+
+
+def profile_of(files: BaseFiles, cache_dir: Path | None = None) -> BaseProfile:
+    """The stored profile of the base's shape, else the one that was traced before, else a trace.
+
+    Args:
+        cache_dir: where traced profiles are kept; None keeps none.
+    """
+    shapes = {component: base_files.shapes(files, component) for component in base_files.COMPONENTS}
+    shape = shape_digest(shapes)
+    traced = None if cache_dir is None else cache_dir / f"profile-{VERSION}-{shape}.json"
+    for stored in [*KNOWN.glob(f"*.{shape}.json"), *([traced] if traced is not None and traced.is_file() else [])]:
+        return BaseProfile.model_validate_json(stored.read_text())
+    profile = trace_profile(files)
+    if traced is not None:
+        traced.parent.mkdir(parents=True, exist_ok=True)
+        temporary = traced.with_name(f".tmp-{uuid.uuid4().hex}-{traced.name}")
+        temporary.write_text(profile.model_dump_json())
+        temporary.rename(traced)
+    return profile
+
+
+def shape_digest(shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> str:
+    """Twelve hex characters that stand for the shapes of a base's tensors, whatever the spelling of its encoders'."""
+    named = sorted([part, key, list(shape)] for part in ("unet", "vae") for key, shape in shapes[part].items())
+    encoders = sum(
+        math.prod(shape)
+        for part in ("text_encoder", "text_encoder_2")
+        for key, shape in shapes[part].items()
+        if not key.endswith("position_ids")
+    )
+    return digest([named, encoders])[:12]
 
 
 def trace_profile(files: BaseFiles) -> BaseProfile:
-    """Count parameters and trace a training step at the base's native size and at half of it."""
-    sizes = {component: base_files.shapes(files, component) for component in base_files.COMPONENTS}
-    counts = {name: sum(math.prod(shape) for shape in shapes.values()) for name, shapes in sizes.items()}
+    """Count and trace; half a minute at full size. Reads configs alone."""
+    counts = {name: _parameters(empty_network(files, name)) for name in base_files.COMPONENTS}
     config = base_files.config(files, "unet")
-    with FakeTensorMode():
-        unet = unet_from_config(config)
-        adapted = {targets: list(target_modules(unet, targets).values()) for targets in TARGET_SETS}
-        attach(unet, rank=TRACED_RANK, alpha=TRACED_RANK, targets="attn-ff", seed=0)
-        native = native_px(files)
-        activations = tuple(_trace(unet, config, px, vae_factor(files)) for px in (native, native // 2))
+    unet = _unet(files)
+    encoding, decoding = trace_vae(_half(empty_network(files, "vae")).eval(), vae_factor(files))
     return BaseProfile(
         unet_parameters=counts["unet"],
+        unet_linear_weights=sum(m.weight.numel() for m in unet.modules() if isinstance(m, nn.Linear)),
+        unet_rows_and_columns=sum(len(p) + (p[0].numel() if p.ndim > 1 else 0) for p in unet.parameters()),
         text_encoder_parameters=counts["text_encoder"] + counts["text_encoder_2"],
+        text_features=TOKENS * config["cross_attention_dim"]
+        + config["projection_class_embeddings_input_dim"]
+        - 6 * config["addition_time_embed_dim"],
         vae_parameters=counts["vae"],
-        adapted_features={t: sum(_per_rank(m) for m in found) for t, found in adapted.items()},
-        adapted_modules={t: len(found) for t, found in adapted.items()},
-        activations=activations,
+        modules=_modules(unet),
+        text_modules={name: _text_modules(files, name) for name in TEXT_ENCODERS},
+        text_steps={name: _text_step(files, name) for name in TEXT_ENCODERS},
+        steps={method: _steps(files, config, method) for method in (*TARGET_SETS, "full")},
+        sampling=trace_sampling(unet, config),
+        vae_encoding=encoding,
+        vae_decoding=decoding,
     )
 
 
-def _per_rank(module: nn.Linear | nn.Conv2d) -> int:
-    """Parameters of a LoRA of rank 1: an A like one row of the weight, and a number for each output."""
-    return module.weight[0].numel() + len(module.weight)
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _trace(unet: nn.Module, config: dict[str, Any], px: int, factor: int) -> Activations:
-    """Bytes one fp32 picture's forward pass keeps for the backward pass, with the larger target set adapted.
-
-    With checkpointing a recomputed block keeps its inputs only, and the largest one is whole at a time.
-    """
-    tally = _Tally(unet)
-    side = px // factor
-    pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-    with tally.watching():
-        unet(
-            torch.empty(1, config["in_channels"], side, side),
-            torch.zeros(1),
-            torch.empty(1, TOKENS, config["cross_attention_dim"]),
-            added_cond_kwargs={"text_embeds": torch.empty(1, pooled), "time_ids": torch.empty(1, 6)},
-        )
-    inside = sum(tally.block_bytes)
-    checkpointed = tally.kept_bytes - inside + tally.input_bytes + max(tally.block_bytes, default=0)
-    return Activations(
-        width_px=px, height_px=px, bytes_plain=tally.kept_bytes, bytes_checkpointed=min(checkpointed, tally.kept_bytes)
-    )
+def _modules(unet: nn.Module) -> dict[TargetSet, dict[str, tuple[int, int]]]:
+    modules: dict[TargetSet, dict[str, tuple[int, int]]] = {}
+    seen: set[str] = set()
+    for targets in TARGET_SETS:
+        added = {name: layer for name, layer in target_modules(unet, targets).items() if name not in seen}
+        modules[targets] = {name: (layer.weight[0].numel(), len(layer.weight)) for name, layer in added.items()}
+        seen |= added.keys()
+    return modules
 
 
-class _Tally:
-    """Counts the storages autograd saves, each once and no parameter, in all and inside recomputed blocks."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        self.kept_bytes = 0
-        self.input_bytes = 0
-        self.block_bytes: list[int] = []
-        self._unet = unet
-        self._ignored = {_storage(p) for p in unet.parameters()}
-        self._kept: set[int] = set()
-        self._inputs: set[int] = set()
-        self._alive: list[torch.Tensor] = []
-        """Keeps storages from being freed and their addresses reused while counting."""
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        hooks = []
-        for module in self._unet.modules():
-            if type(module).__name__ in CHECKPOINTED:
-                hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-                hooks.append(module.register_forward_hook(self._leave))
-        try:
-            with saved_tensors_hooks(self._pack, lambda tensor: tensor):
-                yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = _storage(tensor)
-        if storage not in self._ignored and storage not in self._kept:
-            self._kept.add(storage)
-            self._alive.append(tensor.detach())
-            self.kept_bytes += tensor.untyped_storage().nbytes()
-        return tensor
-
-    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, torch.Tensor) and _storage(value) not in self._inputs:
-                self._inputs.add(_storage(value))
-                self._alive.append(value.detach())
-                self.input_bytes += value.untyped_storage().nbytes()
-        self.block_bytes.append(-self.kept_bytes)
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.block_bytes[-1] += self.kept_bytes
+def _steps(files: BaseFiles, config: dict[str, Any], method: TargetSet | str) -> StepFootprints:
+    plain, checkpointed = (_step(files, config, method, checkpointing) for checkpointing in (False, True))
+    return StepFootprints(plain=plain, checkpointed=checkpointed)
 
 
-def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+def _step(files: BaseFiles, config: dict[str, Any], method: Any, checkpointing: bool) -> Footprint:
+    unet = _unet(files)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    if method == "full":
+        unet.requires_grad_(True)
+    else:
+        attach(unet, rank=RANK, alpha=RANK, targets=method, seed=0)
+    return trace_training(unet, config)
+
+
+def _text_modules(files: BaseFiles, name: str) -> dict[str, tuple[int, int]]:
+    layers = adapted_modules(empty_network(files, name), TRACED_TEXT)
+    return {layer: (module.weight[0].numel(), len(module.weight)) for layer, module in layers.items()}
+
+
+def _text_step(files: BaseFiles, name: str) -> Footprint:
+    encoder = _half(empty_network(files, name)).requires_grad_(False).eval()
+    attach_all({name: encoder}, {name: TRACED_TEXT}, seed=0)
+    return trace_text(encoder)
+
+
+def _unet(files: BaseFiles) -> Any:
+    """On the meta device, frozen and in eval mode as a loaded one is."""
+    return _half(empty_network(files, "unet")).requires_grad_(False).eval()
+
+
+def _half(network: Any) -> Any:
+    # The plain method: diffusers' own warns of rounding, which shapes do not know.
+    return nn.Module.to(network, COMPUTE)
+
+
+def main() -> None:
+    """Trace the shapes of bases anew and store them: python -m sdxl.profile NAME=FOLDER_WITH_CONFIGS ..."""
+    for argument in sys.argv[1:]:
+        name, _, folder = argument.partition("=")
+        path = Path(folder)
+        files = BaseFiles(path, path, path, single_file=False)
+        networks = {component: empty_network(files, component).state_dict() for component in base_files.COMPONENTS}
+        shapes = {part: {key: tuple(t.shape) for key, t in state.items()} for part, state in networks.items()}
+        for old in KNOWN.glob(f"{name}.*.json"):
+            old.unlink()
+        profile = trace_profile(files).model_dump(mode="json", by_alias=True)
+        (KNOWN / f"{name}.{shape_digest(shapes)}.json").write_text(json.dumps(profile, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()

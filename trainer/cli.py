@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from contracts.failures import FAILURES, InvalidInput, PatinaError
+from contracts.fitting import parse_bytes
 from contracts.rundir import Failed, RunDir
 from trainer.files import write_atomically
 from trainer.needs import refuse_missing_libraries
@@ -72,9 +73,17 @@ def _train(recipe: Recipe, options: argparse.Namespace, console: Console) -> int
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
-    from trainer.planning import print_plan
+    from trainer.planning import Asked, print_plan
 
-    return print_plan(recipe, options.cache_dir, options.processes, as_json=options.json, console=console)
+    asked = Asked(
+        cache_dir=options.cache_dir,
+        processes=options.processes,
+        memory_bytes=options.fit or options.memory,
+        apply=options.fit is not None,
+        probe_steps=options.probe,
+        as_json=options.json,
+    )
+    return print_plan(recipe, asked, console)
 
 
 def _parser(planning: bool) -> argparse.ArgumentParser:
@@ -108,12 +117,32 @@ def _parser(planning: bool) -> argparse.ArgumentParser:
     if planning:
         parser.add_argument("--processes", type=int, default=1, help="processes the run will have (%(default)s)")
         parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+        parser.add_argument(
+            "--memory", type=_memory, metavar="8GB", help="refuse a run that takes more (what the GPU has, if any)"
+        )
+        parser.add_argument(
+            "--fit", type=_memory, metavar="8GB", help="change the recipe until it takes no more, and print it"
+        )
+        parser.add_argument("--probe", type=_steps, metavar="N", help="run N steps for the seconds they take")
     else:
         parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run; the same one resumes it")
         parser.add_argument(
             "--no-cache", action="store_true", help="encode pictures and captions anew at each use (slow; same result)"
         )
     return parser
+
+
+def _memory(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _steps(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of steps, such as 5")
+    return int(text)
 
 
 def _default_cache() -> Path:

@@ -30,9 +30,14 @@ def describe_environment(device: torch.device, processes: int) -> Environment:
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
         processes=processes,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=device_name(device),
         versions={name: metadata.version(name) for name in LIBRARIES} | _installed(OPTIONAL),
     )
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called: a GPU's model, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak_memory(device: torch.device) -> int:

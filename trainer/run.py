@@ -29,6 +29,7 @@ from trainer.judge import Judge
 from trainer.loop import Actions, Record, train_steps
 from trainer.one_by_one import OneByOne
 from trainer.optim import make_optimizer
+from trainer.paces import remember_seconds
 from trainer.parts import Identified, Job, Parts, gather, identify
 from trainer.processes import Processes
 from trainer.report import Report
@@ -103,6 +104,8 @@ def train(
         if tracking is not None:
             report.sinks.remove(tracking)
             tracking.finish(failed=failed)
+    if processes.is_main:
+        remember_seconds(job.cache_dir, found.base_identity, environment, config, attempt.paces)
     manifest = Manifest(
         step=record.step,
         config_digest=config.digest(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from catalog import jobs
@@ -139,8 +140,19 @@ def only_base(session: Session, owner: str) -> Base | None:
 
 
 def description_of(base: Base) -> BaseDescription:
-    """What is known of a ready base."""
-    return BaseDescription.model_validate(base.description)
+    """What is known of a ready base.
+
+    Raises:
+        PatinaError: CONFLICT: an older version added it, which knew other things of it.
+    """
+    try:
+        return BaseDescription.model_validate(base.description)
+    except ValidationError:
+        raise PatinaError(
+            FailureCode.CONFLICT,
+            f"The base '{base.name}' was added by another version of Patina.",
+            f"Add it again: `patina bases add {base.source} --name {base.name}`.",
+        ) from None
 
 
 def _claim_name(session: Session, name: str, source: str, licence: str | None, identity: str | None) -> Base:

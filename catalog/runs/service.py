@@ -27,7 +27,7 @@ from contracts.config import digest
 from contracts.events import EVENT, HeldOut, StepDone
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 from contracts.objective import misfits
-from contracts.plan import Plan, make_plan
+from contracts.plan import Plan, make_plan, step_shape
 from contracts.run import FINISHED, RunReason, RunRequest, RunStatus
 from contracts.train import TrainConfig, parse_config
 
@@ -273,15 +273,4 @@ def _in_request(error: FieldError, request: RunRequest) -> FieldError:
 
 
 def _shape(config: TrainConfig, base: Base) -> str:
-    what = [
-        base.identity,
-        config.method,
-        config.batch_size,
-        config.gradient_accumulation_steps,
-        config.precision,
-        config.gradient_checkpointing,
-        config.data.resolution_px,
-        config.lora.rank,
-        config.lora.targets,
-    ]
-    return digest(what)
+    return digest([base.identity, *step_shape(config)])

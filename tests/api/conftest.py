@@ -24,9 +24,10 @@ from catalog.keys import service as keys
 from catalog.registry import service as registry
 from catalog.runs import progress
 from contracts.adapter import AdapterHeader
-from contracts.base import Activations, BaseDescription, BaseProfile, Family
+from contracts.base import BaseDescription, Family
 from contracts.events import Event
 from contracts.rundir import Completed
+from tests.profiles import small_profile
 
 RECIPES = {
     "quick": "# A short run.\n# Two lines.\npaths:\n  base_dir: somewhere\nsteps: 20\ntrigger_word: patinastyle\n",
@@ -103,14 +104,7 @@ class Make:
             prediction_type="epsilon",
             latent_channels=4,
             vae_factor=8,
-            profile=BaseProfile(
-                unet_parameters=1_000_000,
-                text_encoder_parameters=10_000,
-                vae_parameters=10_000,
-                adapted_features={"attn": 1000, "attn-ff": 4000},
-                adapted_modules={"attn": 10, "attn-ff": 20},
-                activations=(Activations(width_px=64, height_px=64, bytes_plain=1_000_000, bytes_checkpointed=10_000),),
-            ),
+            profile=small_profile(),
         )
         with self.parts.database.session() as session:
             bases.add(session, name, "/secret/place", "MIT", description)

@@ -58,7 +58,7 @@ class TestPlan:
         answer = client.post("/api/v1/runs?dry_run=true", json=REQUEST | {"overrides": {"lora.rank": 8}})
         assert answer.status_code == 200
         assert answer.json()["steps"] == 20
-        assert answer.json()["trainable_parameters"] == 8 * 4000
+        assert answer.json()["trainable_parameters"] == 8 * 800
         assert client.get("/api/v1/runs").json()["items"] == []
 
 

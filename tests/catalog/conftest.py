@@ -30,9 +30,10 @@ from catalog.runs import progress
 from catalog.runs import service as runs
 from catalog.runs.models import Run
 from contracts.adapter import AdapterHeader
-from contracts.base import Activations, BaseDescription, BaseProfile, Family
+from contracts.base import BaseDescription, Family
 from contracts.run import RunRequest
 from contracts.rundir import Completed
+from tests.profiles import small_profile
 
 OWNER = "ada"
 
@@ -46,14 +47,7 @@ class Make:
     serial: int = field(default=0)
 
     def description(self, identity: str = "a" * 64, **changes: Any) -> BaseDescription:
-        profile = BaseProfile(
-            unet_parameters=1_000_000,
-            text_encoder_parameters=10_000,
-            vae_parameters=10_000,
-            adapted_features={"attn": 1000, "attn-ff": 4000},
-            adapted_modules={"attn": 10, "attn-ff": 20},
-            activations=(Activations(width_px=64, height_px=64, bytes_plain=1_000_000, bytes_checkpointed=100_000),),
-        )
+        profile = small_profile()
         known: dict[str, Any] = {
             "family": Family.SDXL,
             "identity": identity,

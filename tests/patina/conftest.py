@@ -9,8 +9,9 @@ import pytest
 
 from catalog.bases import service as bases
 from catalog.db import Database
-from contracts.base import Activations, BaseDescription, BaseProfile, Family
+from contracts.base import BaseDescription, Family
 from tests.machine import Machine, machine_on
+from tests.profiles import small_profile
 
 
 @pytest.fixture
@@ -22,7 +23,6 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 def know_a_base(database: Database, name: str, native_px: int) -> None:
     """Enter a base that nobody has to read."""
-    sizes = {"attn": 10, "attn-ff": 20}
     description = BaseDescription(
         family=Family.SDXL,
         identity="0" * 64,
@@ -31,14 +31,7 @@ def know_a_base(database: Database, name: str, native_px: int) -> None:
         prediction_type="epsilon",
         latent_channels=4,
         vae_factor=8,
-        profile=BaseProfile(
-            unet_parameters=1,
-            text_encoder_parameters=1,
-            vae_parameters=1,
-            adapted_features=sizes,
-            adapted_modules=sizes,
-            activations=(Activations(width_px=64, height_px=64, bytes_plain=1, bytes_checkpointed=1),),
-        ),
+        profile=small_profile(),
     )
     with database.session() as session:
         bases.add(session, name, "nowhere", None, description)

@@ -1,81 +1,116 @@
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from contracts.base import BaseProfile
+from contracts.footprint import Work
 from sdxl import profile
 from sdxl.base import load_base
-from sdxl.files import COMPONENTS, SDXL_CONFIGS, BaseFiles, open_base
+from sdxl.files import SDXL_CONFIGS, BaseFiles, open_base
+from sdxl.live import peak_bytes_of
 from sdxl.lora import attach
-from sdxl.networks import empty_network
-from sdxl.profile import trace_profile
+from sdxl.profile import profile_of, trace_profile
+
+DEMO_BASE = Path(__file__).parents[2] / "bases" / "emoji-xl"
+IMAGES, SIDE = 3, 16
+
+
+@pytest.fixture(scope="module")
+def traced(tiny_base: Path) -> BaseProfile:
+    return trace_profile(open_base(tiny_base))
 
 
 class TestTraceProfile:
-    def test_keeps_the_bytes_a_real_step_keeps(self, tiny_base, monkeypatch):
-        traced = trace_profile(open_base(tiny_base))
+    @pytest.mark.parametrize("method", ["attn", "attn-ff", "attn-ff-conv", "full"])
+    @pytest.mark.parametrize("checkpointing", [False, True])
+    def test_knows_what_a_real_step_has_alive(
+        self, tiny_base: Path, traced: BaseProfile, method: Any, checkpointing: bool
+    ) -> None:
         unet = load_base(tiny_base, dtype=torch.float32, components={"unet"}).unet
-        bank = attach(unet, rank=profile.TRACED_RANK, alpha=16, targets="attn-ff", seed=0)
-        seen: dict[int, int] = {}
-        alive = []
-        ignored = {p.data_ptr() for p in unet.parameters()}
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        rank = 0 if method == "full" else 4
+        if method == "full":
+            unet.requires_grad_(True)
+        else:
+            attach(unet, rank=rank, alpha=4, targets=method, seed=0)
+        resident = [*unet.parameters()]
+        for parameter in resident:
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        grads = [p.grad for p in resident if p.grad is not None]
 
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in ignored:
-                seen[storage.data_ptr()] = storage.nbytes()
-                alive.append(tensor)
-            return tensor
+        def step() -> None:
+            predicted = _call(unet)
+            (predicted - torch.zeros_like(predicted)).square().mean().backward()
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            unet(
-                torch.zeros(1, 4, 8, 8),
-                torch.zeros(1),
-                torch.zeros(1, 77, 64),
-                added_cond_kwargs={"text_embeds": torch.zeros(1, 32), "time_ids": torch.zeros(1, 6)},
-            )
-        native, smaller = traced.activations
-        assert native.bytes_plain == pytest.approx(sum(seen.values()), rel=0.02)
-        assert native.bytes_checkpointed < native.bytes_plain
-        assert smaller.bytes_plain < native.bytes_plain
-        assert (native.width_px, smaller.width_px) == (64, 32)
-        assert traced.adapted_modules["attn-ff"] == len(bank.module_names)
-        assert traced.adapted_features["attn-ff"] * 16 == sum(p.numel() for p in bank.parameters())
+        counted = peak_bytes_of(step, ignored=[*resident, *grads])
+        footprints = traced.steps[method]
+        footprint = footprints.checkpointed if checkpointing else footprints.plain
+        assert footprint.peak_bytes(_work(rank)) == pytest.approx(counted, rel=0.05)
 
-    def test_knows_the_real_sdxl_without_any_weights(self, tmp_path):
-        files = _hollow(tmp_path)
-        found = trace_profile(files)
+    def test_knows_what_sampling_and_the_vae_have_alive(self, tiny_base: Path, traced: BaseProfile) -> None:
+        base = load_base(tiny_base, dtype=torch.float32, components={"unet", "vae"})
+        weights = [*base.unet.parameters(), *base.vae.parameters()]
+        with torch.no_grad():
+            sampling = peak_bytes_of(lambda: _call(base.unet), ignored=weights)
+            decoding = peak_bytes_of(lambda: base.vae.decode(torch.zeros(IMAGES, 4, SIDE, SIDE)), ignored=weights)
+            pixels = torch.zeros(IMAGES, 3, SIDE * base.vae_factor, SIDE * base.vae_factor)
+            encoding = peak_bytes_of(lambda: base.vae.encode(pixels).latent_dist.var, ignored=weights)
+        assert traced.sampling.peak_bytes(_work(0)) == pytest.approx(sampling, rel=0.05)
+        assert traced.vae_decoding.peak_bytes(_work(0)) == pytest.approx(decoding, rel=0.05)
+        assert traced.vae_encoding.peak_bytes(_work(0)) == pytest.approx(encoding, rel=0.05)
+
+    def test_counts_what_is_there(self, tiny_base: Path, traced: BaseProfile) -> None:
+        unet = load_base(tiny_base, dtype=torch.float32, components={"unet"}).unet
+        assert traced.unet_parameters == sum(p.numel() for p in unet.parameters())
+        bank = attach(unet, rank=4, alpha=4, targets="attn-ff", seed=0)
+        features = sum(inputs + outputs for inputs, outputs in traced.adapted("attn-ff").values())
+        assert 4 * features == sum(p.numel() for p in bank.parameters())
+        assert {f"unet.{name}" for name in traced.adapted("attn-ff")} == set(bank.module_names)
+
+
+class TestStoredProfiles:
+    def test_the_demo_base_is_one_and_as_it_would_be_traced_now(self) -> None:
+        files = open_base(DEMO_BASE)
+        assert profile_of(files) == trace_profile(files)
+
+    def test_a_base_of_a_stored_shape_is_not_traced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(profile, "trace_profile", None)
+        assert profile_of(open_base(DEMO_BASE)).unet_parameters > 0
+
+    @pytest.mark.slow
+    def test_real_sdxl_is_one_and_as_it_would_be_traced_now(self) -> None:
+        files = BaseFiles(SDXL_CONFIGS, SDXL_CONFIGS, SDXL_CONFIGS, single_file=False)
+        (stored,) = profile.KNOWN.glob("sdxl-1.0.*.json")
+        assert BaseProfile.model_validate_json(stored.read_text()) == trace_profile(files)
+
+    def test_real_sdxl_is_as_its_makers_say(self) -> None:
+        (stored,) = profile.KNOWN.glob("sdxl-1.0.*.json")
+        found = BaseProfile.model_validate_json(stored.read_text())
         assert found.unet_parameters == 2_567_463_684
-        assert found.adapted_modules == {"attn": 560, "attn-ff": 722}
-        assert found.adapted_features["attn-ff"] == 2_659_840
         assert found.vae_parameters == 83_653_863
-        native = found.activations[0]
-        assert native.width_px == 1024
-        assert native.bytes_checkpointed < native.bytes_plain / 3
+        assert (len(found.adapted("attn")), len(found.adapted("attn-ff"))) == (560, 722)
+        assert sum(inputs + outputs for inputs, outputs in found.adapted("attn-ff").values()) == 2_659_840
+        native = Work(images=1, positions=128 * 128, rank=16, bytes_each=2)
+        step = found.steps["attn-ff"]
+        assert step.checkpointed.peak_bytes(native) < step.plain.peak_bytes(native) / 5
 
 
-def _hollow(folder: Path) -> BaseFiles:
-    """SDXL 1.0 with headers that tell true shapes and data that is a hole in the file system."""
-    real = BaseFiles(SDXL_CONFIGS, SDXL_CONFIGS, SDXL_CONFIGS, single_file=False)
-    for component in COMPONENTS:
-        stem = "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
-        path = folder / component / f"{stem}.safetensors"
-        path.parent.mkdir()
-        shapes = {key: t.shape for key, t in empty_network(real, component).state_dict().items()}
-        _write_hole(path, shapes)
-    return BaseFiles(folder, SDXL_CONFIGS, SDXL_CONFIGS, single_file=False)
+def _call(unet: Any) -> torch.Tensor:
+    predicted: torch.Tensor = unet(
+        torch.zeros(IMAGES, 4, SIDE, SIDE),
+        torch.zeros(IMAGES),
+        torch.zeros(IMAGES, 77, 64),
+        added_cond_kwargs={"text_embeds": torch.zeros(IMAGES, 32), "time_ids": torch.zeros(IMAGES, 6)},
+        return_dict=False,
+    )[0]
+    return predicted
 
 
-def _write_hole(path: Path, shapes: dict[str, torch.Size]) -> None:
-    table, end = {}, 0
-    for key, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
-        table[key] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
-    header = json.dumps(table).encode()
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + end)
+def _work(rank: int) -> Work:
+    return Work(images=IMAGES, positions=SIDE * SIDE, rank=rank, bytes_each=4)

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from contracts.fitting import ALLOWANCE_BYTES
 from contracts.rundir import Failed, RunDir
+from contracts.train import parse_config
 from tests.trainer.tiny import environment, make_recipe, outcome_of
 from trainer.cli import main
 from trainer.folder import only_trainer
@@ -67,3 +70,41 @@ class TestPlan:
         assert plan["seconds_per_step"] is None
         assert main(words) == 0
         assert "unknown: probe" in capsys.readouterr().out
+
+    def test_a_run_that_does_not_fit_is_refused_with_what_makes_it_fit(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, batch_size=64)
+        words = ["plan", str(recipe), "--cache-dir", str(cache_dir)]
+        assert main([*words, "--json"]) == 0
+        taken = json.loads(capsys.readouterr().out)["memory_total"]
+        limit = f"{(taken + ALLOWANCE_BYTES - 2**20) / 2**20:.0f}MB"
+        assert main([*words, "--memory", limit]) == 1
+        told = capsys.readouterr().err
+        assert "The run's tensors take" in told
+        assert "It fits with batch_size=32 gradient_accumulation_steps=4" in told
+        assert main([*words, "--fit", limit]) == 0
+        fitted = tmp_path / "fitted.yaml"
+        fitted.write_text(capsys.readouterr().out)
+        config = parse_config(yaml.safe_load(fitted.read_text()))
+        assert (config.batch_size, config.gradient_accumulation_steps) == (32, 4)
+
+    def test_an_amount_of_memory_that_is_none_is_misuse(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main(["plan", "r.yaml", "--memory", "much"])
+        assert ended.value.code == 2
+        assert "no amount of memory" in capsys.readouterr().err
+
+    def test_a_probe_runs_steps_whose_seconds_later_plans_know(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        # A rank that no other run of the tests has.
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, lora__rank=3)
+        words = ["plan", str(recipe), "--cache-dir", str(cache_dir), "--json"]
+        assert main([*words, "--probe", "2"]) == 0
+        probed = json.loads(capsys.readouterr().out)["seconds_per_step"]
+        assert probed > 0
+        assert main([*words, "steps=500"]) == 0
+        assert json.loads(capsys.readouterr().out)["seconds_per_step"] == probed
+        assert main([*words, "batch_size=1"]) == 0
+        assert json.loads(capsys.readouterr().out)["seconds_per_step"] is None

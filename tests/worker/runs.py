@@ -17,8 +17,9 @@ from catalog.registry import service as registry
 from catalog.registry.models import Weights
 from catalog.runs import service as runs
 from catalog.runs.models import Run
-from contracts.base import Activations, BaseDescription, BaseProfile, Family
+from contracts.base import BaseDescription, Family
 from contracts.run import RunRequest
+from tests.profiles import small_profile
 from tests.worker.conftest import OWNER, picture, upload
 from worker import light
 from worker.decode import Decoder
@@ -51,14 +52,7 @@ def description(identity: str = IDENTITY) -> BaseDescription:
         prediction_type="epsilon",
         latent_channels=4,
         vae_factor=8,
-        profile=BaseProfile(
-            unet_parameters=1000,
-            text_encoder_parameters=100,
-            vae_parameters=100,
-            adapted_features={"attn": 100, "attn-ff": 200},
-            adapted_modules={"attn": 4, "attn-ff": 8},
-            activations=(Activations(width_px=64, height_px=64, bytes_plain=1000, bytes_checkpointed=100),),
-        ),
+        profile=small_profile(),
     )
 
 

@@ -47,7 +47,7 @@ class TestCreate:
         config = runs.config_of(run)
         assert (config.lora.rank, config.steps, config.batch_size) == (8, 20, 2)
         assert run.config_digest == config.digest()
-        assert run.plan["trainable_parameters"] == 4000 * 8
+        assert run.plan["trainable_parameters"] == 800 * 8
         assert rung == ["train"]
         claim = make.claim(Queue.TRAIN)
         assert (claim.kind, claim.subject_id) == (Kind.TRAIN, run.id)

@@ -1,0 +1,34 @@
+"""A base's profile of a few small numbers, for tests that need one and do not care."""
+
+from __future__ import annotations
+
+from contracts.base import BaseProfile, StepFootprints
+from contracts.footprint import Footprint, Moment
+from contracts.lora import TEXT_ENCODERS
+
+
+def small_profile(unet_parameters: int = 1_000_000) -> BaseProfile:
+    """Six layers in two target sets, and footprints that grow with the images alone."""
+    steps = StepFootprints(plain=footprint(1_000_000), checkpointed=footprint(100_000))
+    return BaseProfile(
+        unet_parameters=unet_parameters,
+        unet_linear_weights=unet_parameters // 2,
+        unet_rows_and_columns=5_000,
+        text_encoder_parameters=10_000,
+        text_features=1_000,
+        vae_parameters=10_000,
+        modules={
+            "attn": {f"blocks.{n}.attn1.to_q": (50, 50) for n in range(4)},
+            "attn-ff": {f"blocks.{n}.proj_in": (100, 100) for n in range(2)},
+        },
+        text_modules={name: {"layers.0.self_attn.q_proj": (30, 20)} for name in TEXT_ENCODERS},
+        text_steps=dict.fromkeys(TEXT_ENCODERS, footprint(40_000)),
+        steps={"attn": steps, "attn-ff": steps, "attn-ff-conv": steps, "full": steps},
+        sampling=footprint(50_000),
+        vae_encoding=footprint(20_000),
+        vae_decoding=footprint(30_000),
+    )
+
+
+def footprint(numbers_an_image: float) -> Footprint:
+    return Footprint(moments=(Moment(numbers=(0, 0, numbers_an_image, 0, 0, 0), bytes=(0,) * 6),))
