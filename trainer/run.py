@@ -27,8 +27,6 @@ from trainer.grace import GraceKeeper
 from trainer.held_out import best
 from trainer.judge import Judge
 from trainer.loop import Actions, Record, train_steps
-from trainer.one_by_one import OneByOne
-from trainer.optim import make_optimizer
 from trainer.paces import remember_seconds
 from trainer.parts import Identified, Job, Parts, gather, identify
 from trainer.processes import Processes
@@ -36,7 +34,7 @@ from trainer.report import Report
 from trainer.resume import resumable
 from trainer.room import check_room, run_needs
 from trainer.tracking import Tracking
-from trainer.update import AtOnce, Update
+from trainer.update import make_update
 from trainer.weights import Trainable
 
 
@@ -117,14 +115,6 @@ def train(
     return outcome, manifest
 
 
-def _make_update(model: Trainable, config: TrainConfig, processes: Processes) -> Update:
-    parameters, settings, fused = model.parameters, config.optimizer, config.full.fused_backward
-    if fused or parameters.vector.dtype is not torch.float32:
-        return OneByOne(parameters, settings, model.peak_rates, processes, fused=fused, seed=config.seed)
-    optimizer = make_optimizer(parameters, settings, model.peak_rates)
-    return AtOnce(parameters, optimizer, processes, settings.max_grad_norm)
-
-
 @dataclass
 class _Attempt:
     """The parts of a run in motion, so that the actions after a step need no long argument lists."""
@@ -141,7 +131,7 @@ class _Attempt:
 
     def __post_init__(self) -> None:
         self.model: Trainable = self.parts.objective.model
-        self.update = _make_update(self.model, self.config, self.processes)
+        self.update = make_update(self.model, self.config, self.processes)
         self.paces = Paces(self.processes, self.config.gradient_accumulation_steps)
         self.judge = Judge(
             self.config,

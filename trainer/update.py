@@ -10,9 +10,12 @@ from typing import Protocol
 
 import torch
 
+from contracts.train import TrainConfig
 from trainer.flat import FlatParameters
-from trainer.optim import Optimizer
+from trainer.one_by_one import OneByOne
+from trainer.optim import Optimizer, make_optimizer
 from trainer.processes import Processes
+from trainer.weights import Trainable
 
 
 class Update(Protocol):
@@ -68,3 +71,12 @@ class AtOnce:
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._optimizer.load(tensors)
+
+
+def make_update(model: Trainable, config: TrainConfig, processes: Processes) -> Update:
+    """All at once, unless weights in bf16 or gradients that are freed at once ask for one by one."""
+    parameters, settings, fused = model.parameters, config.optimizer, config.full.fused_backward
+    if fused or parameters.vector.dtype is not torch.float32:
+        return OneByOne(parameters, settings, model.peak_rates, processes, fused=fused, seed=config.seed)
+    optimizer = make_optimizer(parameters, settings, model.peak_rates)
+    return AtOnce(parameters, optimizer, processes, settings.max_grad_norm)
