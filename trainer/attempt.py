@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from trainer.folder import completed_before, end, new_reference, only_trainer, p
 from trainer.loop import Record
 from trainer.parts import Job
 from trainer.processes import Processes, join, leave
-from trainer.report import EventFile, Report, Terminal
+from trainer.report import EventFile, JsonLines, Report, Terminal
 from trainer.room import is_full
 from trainer.run import train
 
@@ -33,8 +33,11 @@ UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 log = logging.getLogger(__name__)
 
 
-def attempt(job: Job, run_dir: RunDir, console: Console) -> int:
+def attempt(job: Job, run_dir: RunDir, console: Console, *, as_json: bool = False) -> int:
     """Run ``job`` in ``run_dir``, going on where an earlier attempt was; returns the exit status.
+
+    Args:
+        as_json: print one line of JSON an event, and nothing else.
 
     Raises:
         PatinaError: the run directory is not free, or is complete with another configuration; it is untouched.
@@ -49,21 +52,34 @@ def attempt(job: Job, run_dir: RunDir, console: Console) -> int:
             done = processes.from_main(done)
             if done is not None:
                 if processes.is_main:
-                    console.print(f"{run_dir.root}: already complete after {done.step} steps; nothing to do.")
+                    message = f"{run_dir.root}: already complete after {done.step} steps; nothing to do."
+                    if as_json:
+                        JsonLines(console.file)(
+                            events.Finished(at=time.time(), step=done.step, state=done.state, message=message)
+                        )
+                    else:
+                        console.print(message)
                 return 0
             if processes.is_main:
                 prepare(run_dir, job.recipe.config)
             processes.wait()
             stack.enter_context(_logging_to(run_dir, processes))
             requests = stack.enter_context(listening(run_dir, watches_files=processes.is_main))
-            return _end_in_words(job, run_dir, processes, requests, console)
+            steps = job.recipe.config.steps
+
+            def show() -> JsonLines | Terminal:
+                return JsonLines(console.file) if as_json else Terminal(console, steps)
+
+            return _end_in_words(job, run_dir, processes, requests, show)
     finally:
         leave()
 
 
-def _end_in_words(job: Job, run_dir: RunDir, processes: Processes, requests: Requests, console: Console) -> int:
+def _end_in_words(
+    job: Job, run_dir: RunDir, processes: Processes, requests: Requests, show: Callable[[], JsonLines | Terminal]
+) -> int:
     record = Record()
-    with _reporting(run_dir, processes, console, job.recipe.config.steps) as report:
+    with _reporting(run_dir, processes, show) as report:
         manifest = None
         outcome: Outcome
         try:
@@ -114,15 +130,15 @@ def _failed(error: Exception, step: int, folder: Path) -> Failed:
 
 
 @contextmanager
-def _reporting(run_dir: RunDir, processes: Processes, console: Console, steps: int) -> Iterator[Report]:
+def _reporting(run_dir: RunDir, processes: Processes, show: Callable[[], JsonLines | Terminal]) -> Iterator[Report]:
     if not processes.is_main:
         yield Report()
         return
-    file, terminal = EventFile(run_dir.events), Terminal(console, steps)
+    file, shown = EventFile(run_dir.events), show()
     try:
-        yield Report(file, terminal)
+        yield Report(file, shown)
     finally:
-        terminal.close()
+        shown.close()
         file.close()
 
 

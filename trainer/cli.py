@@ -69,7 +69,7 @@ def _train(recipe: Recipe, options: argparse.Namespace, console: Console) -> int
     from trainer.parts import Job
 
     job = Job(recipe, options.cache_dir, use_cache=not options.no_cache)
-    return attempt(job, RunDir(options.run_dir), console)
+    return attempt(job, RunDir(options.run_dir), console, as_json=options.json_events)
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
@@ -126,6 +126,9 @@ def _parser(planning: bool) -> argparse.ArgumentParser:
         parser.add_argument("--probe", type=_steps, metavar="N", help="run N steps for the seconds they take")
     else:
         parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run; the same one resumes it")
+        parser.add_argument(
+            "--json-events", action="store_true", help="print one line of JSON for each event and nothing else"
+        )
         parser.add_argument(
             "--no-cache", action="store_true", help="encode pictures and captions anew at each use (slow; same result)"
         )

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from contracts import events
 from contracts.events import Event
+from trainer.room import size
 
 Sink = Callable[[Event], None]
 PLAIN_EVERY_S = 5.0
@@ -53,6 +55,20 @@ class EventFile:
         self._file.close()
 
 
+class JsonLines:
+    """Every event as one line of JSON on standard output, for a program that runs this one."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def __call__(self, event: Event) -> None:
+        self._file.write(event.model_dump_json() + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
+
+
 class Terminal:
     """Progress for a person: a bar on a terminal, plain lines elsewhere."""
 
@@ -60,20 +76,22 @@ class Terminal:
         self._console = console
         self._steps = steps
         self._said_at = 0.0
+        self._phase = ""
+        self._first: events.StepDone | None = None
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=console, transient=True,
+                TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"), console=console, transient=True,
             )  # fmt: skip
-            self._task = self._bar.add_task("starting", total=steps, note="")
+            self._task = self._bar.add_task("starting", total=None, note="")
             self._bar.start()
 
     def __call__(self, event: Event) -> None:
         match event:
             case events.StepDone():
-                note = f"loss {event.loss_smooth:.4f}  {event.images_per_s:.1f} images/s"
-                self._advance("training", event.step, self._steps, note)
+                self._first = self._first or event
+                self._advance("training", event.step, self._steps, self._note(event))
             case events.Progress():
                 self._advance(event.phase, event.done, event.total, "")
             case _:
@@ -83,12 +101,26 @@ class Terminal:
         if self._bar is not None:
             self._bar.stop()
 
+    def _note(self, event: events.StepDone) -> str:
+        parts = [f"loss {event.loss_smooth:.4f}", f"{event.images_per_s:.1f} images/s"]
+        if self._first is not None and event.step > self._first.step:
+            # Of this attempt alone, with all that was done between the steps.
+            rate_s = (event.at - self._first.at) / (event.step - self._first.step)
+            parts.append(f"{timedelta(seconds=round(rate_s * (self._steps - event.step)))} left")
+        if event.memory_bytes is not None:
+            parts.append(size(event.memory_bytes))
+        return "  ".join(parts)
+
     def _advance(self, phase: str, done: int, total: int, note: str) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, description=phase, completed=done, total=total, note=note)
-        elif done in (1, total) or time.monotonic() - self._said_at >= PLAIN_EVERY_S:
+            if phase != self._phase:
+                self._bar.reset(self._task, total=total, description=phase)
+            self._bar.update(self._task, completed=done, total=total, note=note)
+        elif done in (1, total) or phase != self._phase or time.monotonic() - self._said_at >= PLAIN_EVERY_S:
             self._said_at = time.monotonic()
-            self._console.print(f"{phase} {done}/{total}  {note}".rstrip(), markup=False, highlight=False)
+            line = f"{phase} {done}/{total}  {note}".rstrip()
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._phase = phase
 
 
 def _words(event: Event) -> str:
@@ -101,7 +133,7 @@ def _words(event: Event) -> str:
                 + ("" if event.exact else " (not bit for bit: see the warnings)")
             )
         case events.HeldOut():
-            return f"step {event.step}: held-out loss {event.loss:.4f}"
+            return f"step {event.step}: held-out loss {event.loss:.4f}" + (", the lowest so far" if event.best else "")
         case events.Preview():
             return f"step {event.step}: preview {event.file}  {event.prompt}"
         case events.CheckpointSaved():

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from contracts import events
 from contracts.events import EVENT
-from trainer.report import EventFile, Report, Terminal
+from trainer.report import EventFile, JsonLines, Report, Terminal
 
 
 class TestEventFile:
@@ -37,11 +37,18 @@ class TestTerminal:
         for step in (1, 2):
             terminal(
                 events.StepDone(
-                    at=step, step=step, loss=0.5, loss_smooth=0.25, learning_rate=1, grad_norm=1, images_per_s=3.0
+                    at=step,
+                    step=step,
+                    loss=0.5,
+                    loss_smooth=0.25,
+                    learning_rate=1,
+                    grad_norm=1,
+                    images_per_s=3.0,
+                    memory_bytes=1_500_000_000,
                 )
             )
         terminal.close()
-        for words in ("0.2500", "3.0 images/s", "10"):
+        for words in ("0.2500", "3.0 images/s", "2/10", "0:00:08 left", "1.5 GB"):
             assert words in shown.getvalue()
 
     def test_writes_plain_lines_elsewhere(self) -> None:
@@ -54,3 +61,27 @@ class TestTerminal:
         assert "resuming after step 4" in shown.getvalue()
         assert "[red]" in shown.getvalue()
         assert "\x1b" not in shown.getvalue()
+
+    def test_counts_each_phase_from_its_own_beginning(self) -> None:
+        shown = io.StringIO()
+        terminal = Terminal(Console(file=shown, force_terminal=False, width=200), steps=2)
+        for done in (1, 2):
+            terminal(events.Progress(at=0, phase="caching", done=done, total=2))
+        terminal(STEP)
+        terminal.close()
+        assert shown.getvalue().splitlines() == [
+            "caching 1/2", "caching 2/2", "training 1/2  loss 0.2500  3.0 images/s",
+        ]  # fmt: skip
+
+
+class TestJsonLines:
+    def test_writes_each_event_as_one_line_at_once(self) -> None:
+        shown = io.StringIO()
+        lines = JsonLines(shown)
+        lines(STEP)
+        assert EVENT.validate_json(shown.getvalue()) == STEP
+        lines(events.Warned(at=2, message="two\nlines"))
+        assert len(shown.getvalue().splitlines()) == 2
+
+
+STEP = events.StepDone(at=1, step=1, loss=0.5, loss_smooth=0.25, learning_rate=1, grad_norm=1, images_per_s=3.0)
