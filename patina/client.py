@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 
@@ -141,9 +141,9 @@ class Client:
         """One run."""
         return self._get(f"/runs/{run_id}")
 
-    def cancel_run(self, run_id: str) -> Json:
-        """Ask a run to stop."""
-        return self._post(f"/runs/{run_id}/cancel")
+    def ask_run(self, run_id: str, what: Literal["cancel", "save", "preview"]) -> Json:
+        """Ask a run for its end, a checkpoint or previews, at its next step."""
+        return self._post(f"/runs/{run_id}/{what}")
 
     def run_previews(self, run_id: str) -> list[Json]:
         """The pictures made while training."""

@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 import wandb
 
 ANSWER_S = 5.0
-OFFLINE = "offline as WANDB_API_KEY is not set; `wandb sync` sends it later"
+OFFLINE = "WANDB_API_KEY is not set; `wandb sync` sends it later"
 
 Mode = Literal["online", "offline", "degraded", "off"]
 """degraded: online was wanted, but it can only be kept offline."""
@@ -29,7 +29,7 @@ def choose_mode(enabled: bool) -> tuple[Mode, str]:
     if not enabled or asked in ("disabled", "off"):
         return "off", "switched off by WANDB_MODE" if enabled else "switched off by tracking.enabled"
     if asked == "offline":
-        return "offline", "offline as WANDB_MODE says"
+        return "offline", "WANDB_MODE says so"
     key = os.environ.get("WANDB_API_KEY")
     if not key:
         return "offline", OFFLINE

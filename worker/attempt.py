@@ -168,12 +168,13 @@ def _train(
                 raise jobs.LeaseLost(f"job {lease.claim.job_id}")
             if stop_by is None and (lease.cancelled.is_set() or draining.is_set()):
                 log.info("trainer.asked_to_stop", attempt=trainer.launch.attempt, cancelled=lease.cancelled.is_set())
-                trainer.request_stop()
+                trainer.ask("stop")
                 stop_by = time.monotonic() + launcher.grace_s(trainer.launch.run_dir, settings.stop_grace_s)
             if stop_by is not None and time.monotonic() > stop_by:
                 break
             try:
                 following.catch_up()
+                following.pass_on(trainer)
             except (SQLAlchemyError, OSError) as error:
                 # The trainer goes on while the database or the store is away; the lease says for how long.
                 log.warning("following.failed", attempt=trainer.launch.attempt, error=type(error).__name__)
@@ -212,6 +213,20 @@ class _Following:
             before = self._tail.offset
         if time.monotonic() - self._log_at > LOG_EVERY_S:
             self._store_log()
+
+    def pass_on(self, trainer: launcher.Trainer) -> None:
+        """Ask the trainer for what the run's owner wants of it.
+
+        Raises:
+            LeaseLost: another attempt has the job.
+        """
+        with self._station.database.reading() as session:
+            wanted = progress.asked(session, self._claim.subject_id)
+        for name in wanted:
+            trainer.ask(name)
+        if wanted:
+            with self._station.database.session() as session:
+                progress.passed_on(session, self._claim, wanted)
 
     def finish(self) -> None:
         """Copy what is left."""

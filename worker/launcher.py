@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 import yaml
 
-from contracts.rundir import Grace, RunDir
+from contracts.rundir import Control, Grace, RunDir
 from worker.processes import end_marked, marks
 from worker.settings import visible_gpus
 
@@ -57,11 +57,11 @@ class Trainer:
         """Whether the launcher still runs."""
         return self.process.poll() is None
 
-    def request_stop(self) -> None:
-        """Ask for a checkpoint and an end after the step at hand."""
-        stop = self.launch.run_dir.control("stop")
-        stop.parent.mkdir(parents=True, exist_ok=True)
-        stop.touch()
+    def ask(self, name: Control) -> None:
+        """Ask for something at the next step; stop is a checkpoint and an end."""
+        request = self.launch.run_dir.control(name)
+        request.parent.mkdir(parents=True, exist_ok=True)
+        request.touch()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end; False when it did not come in time."""

@@ -92,6 +92,30 @@ def cancel_run(run: str, here: Here, owner: Owner) -> RunDetail:
         return run_detail(service.cancel(session, owner, run))
 
 
+@router.post(
+    "/{run}/save",
+    summary="Save a checkpoint now",
+    status_code=202,
+    responses=problems(FailureCode.NOT_FOUND, FailureCode.CONFLICT),
+)
+def save_run(run: str, here: Here, owner: Owner) -> RunDetail:
+    """At the next step of its trainer, which says so in a `checkpoint` event."""
+    with here.database.session() as session:
+        return run_detail(service.ask(session, owner, run, "save"))
+
+
+@router.post(
+    "/{run}/preview",
+    summary="Make previews now",
+    status_code=202,
+    responses=problems(FailureCode.NOT_FOUND, FailureCode.CONFLICT),
+)
+def preview_run(run: str, here: Here, owner: Owner) -> RunDetail:
+    """At the next step of its trainer: `preview` events, and `GET …/previews`, for a run with prompts."""
+    with here.database.session() as session:
+        return run_detail(service.ask(session, owner, run, "preview"))
+
+
 @router.delete(
     "/{run}", summary="Remove a run that has ended", status_code=204, responses=RESPONSES, response_model=None
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from catalog.db import Base, Listed, Row, db_now
@@ -50,6 +50,9 @@ class Run(Listed):
     phase: Mapped[str | None]
     """What it does before the first step: loading, caching or encoding, with progress."""
     tracking: Mapped[str | None]
+    save_asked: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Its owner wants a checkpoint at the next step; false again once the worker has passed it on."""
+    preview_asked: Mapped[bool] = mapped_column(default=False, server_default=false())
     device: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(default=0)
     last_seq: Mapped[int] = mapped_column(default=0)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from catalog import jobs
@@ -81,6 +83,24 @@ def record_events(session: Session, claim: jobs.Claim, events: Sequence[Event], 
     run.events_offset = offset
     session.flush()
     return run.last_seq
+
+
+def asked(session: Session, run_id: str) -> tuple[Literal["save", "preview"], ...]:
+    """What the run's owner wants of its trainer at the next step; reads alone."""
+    save, preview = session.execute(select(Run.save_asked, Run.preview_asked).where(Run.id == run_id)).one()
+    return (*(("save",) if save else ()), *(("preview",) if preview else ()))
+
+
+def passed_on(session: Session, claim: jobs.Claim, wanted: Sequence[Literal["save", "preview"]]) -> None:
+    """The trainer has been told.
+
+    Raises:
+        LeaseLost: another attempt has it.
+    """
+    run = _held(session, claim)
+    run.save_asked = run.save_asked and "save" not in wanted
+    run.preview_asked = run.preview_asked and "preview" not in wanted
+    session.flush()
 
 
 def record_preview(session: Session, claim: jobs.Claim, said: Preview, stored: StoredFile) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy.orm import Session
 
@@ -133,6 +134,25 @@ def cancel(session: Session, owner: str, run_id: str) -> Run:
         switch_status(session, run, RunStatus.CANCELLED, RunReason.CANCELLED)
     elif left == jobs.JobState.LEASED:
         switch_status(session, run, RunStatus(run.status), RunReason.CANCELLING)
+    return run
+
+
+def ask(session: Session, owner: str, run_id: str, what: Literal["save", "preview"]) -> Run:
+    """Ask the trainer for a checkpoint or for previews at its next step. Twice before that step is once.
+
+    Raises:
+        PatinaError: NOT_FOUND, or CONFLICT when it is not training.
+    """
+    run = read(session, owner, run_id)
+    if run.status != RunStatus.TRAINING:
+        raise PatinaError(
+            FailureCode.CONFLICT, f"The run is {run.status}, not training.", "Ask again while its status is training."
+        )
+    if what == "save":
+        run.save_asked = True
+    else:
+        run.preview_asked = True
+    session.flush()
     return run
 
 

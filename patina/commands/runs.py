@@ -1,4 +1,4 @@
-"""`patina runs`: create, list, watch, cancel, remove."""
+"""`patina runs`: create, list, watch, cancel, save, preview, remove."""
 
 from __future__ import annotations
 
@@ -91,7 +91,23 @@ def watch(run: Which, as_json: AsJson = False) -> None:
 def cancel(run: Which, as_json: AsJson = False) -> None:
     """Ask a run to stop; what it has learned so far is not registered."""
     with connect() as client:
-        found = client.cancel_run(_id(client, run))
+        found = client.ask_run(_id(client, run), "cancel")
+    give(found, as_json, lambda: _run(found))
+
+
+@app.command("save")
+def save(run: Which, as_json: AsJson = False) -> None:
+    """Have a run that trains save a checkpoint at its next step."""
+    with connect() as client:
+        found = client.ask_run(_id(client, run), "save")
+    give(found, as_json, lambda: _run(found))
+
+
+@app.command("preview")
+def preview(run: Which, as_json: AsJson = False) -> None:
+    """Have a run that trains make its previews at its next step."""
+    with connect() as client:
+        found = client.ask_run(_id(client, run), "preview")
     give(found, as_json, lambda: _run(found))
 
 

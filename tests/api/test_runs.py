@@ -149,6 +149,28 @@ class TestCancel:
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
 
 
+class TestAsking:
+    @pytest.mark.parametrize("what", ["save", "preview"])
+    def test_a_run_that_trains_is_asked_and_its_worker_hears_it_once(
+        self, what: str, client: TestClient, run: str, make: Any
+    ) -> None:
+        claim = make.begin()
+        make.tell(claim, STARTED, offset=1)
+        for _ in range(2):
+            assert client.post(f"/api/v1/runs/{run}/{what}").status_code == 202
+        with make.parts.database.session() as session:
+            wanted = progress.asked(session, run)
+            progress.passed_on(session, claim, wanted)
+            assert wanted == (what,)
+            assert progress.asked(session, run) == ()
+
+    @pytest.mark.parametrize("what", ["save", "preview"])
+    def test_a_run_that_does_not_train_says_so(self, what: str, client: TestClient, run: str) -> None:
+        answer = client.post(f"/api/v1/runs/{run}/{what}")
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        assert "queued, not training" in answer.json()["detail"]
+
+
 class TestEvents:
     @pytest.fixture
     def ended(self, run: str, make: Any) -> str:

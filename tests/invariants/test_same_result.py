@@ -5,7 +5,6 @@ Each runs the real command line. `finished` is the run the others are held again
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from tests.trainer.tiny import (
     command,
     environment,
     events_of,
+    kill_when,
     launch,
     losses,
     make_recipe,
@@ -82,23 +82,16 @@ class TestBitForBit:
         subprocess.run(words, env=env, check=True, timeout=240)
         assert same(weights_of(run_dir.root), weights_of(finished))
 
-    def test_killed_at_a_random_moment_and_started_again(
+    def test_killed_in_the_middle_of_a_save_and_started_again(
         self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
-        kill_once(recipe, tmp_path / "run", cache_dir, random.Random())
-        assert train(recipe, tmp_path / "run", cache_dir) == 0
-        assert same(weights_of(tmp_path / "run"), weights_of(finished))
-
-    @pytest.mark.slow
-    def test_killed_again_and_again_saves_included(
-        self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
-    ) -> None:
-        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
-        for _ in range(5):
-            kill_once(recipe, tmp_path / "run", cache_dir, random.Random())
-        assert train(recipe, tmp_path / "run", cache_dir) == 0
-        assert same(weights_of(tmp_path / "run"), weights_of(finished))
+        run_dir = RunDir(tmp_path / "run")
+        assert kill_when("saving", recipe, run_dir, cache_dir)
+        assert list(run_dir.checkpoints.glob(".tmp-*")), "it was to be killed while it wrote"
+        assert train(recipe, run_dir.root, cache_dir) == 0
+        assert not list(run_dir.checkpoints.glob(".tmp-*"))
+        assert same(weights_of(run_dir.root), weights_of(finished))
 
     @pytest.mark.parametrize("how", ["control file", "SIGTERM", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
     def test_stopped_on_request_and_started_again(
@@ -226,19 +219,6 @@ def rates(run_dir: Path) -> list[float]:
 
 def warnings_of(run_dir: RunDir) -> list[str]:
     return [event.message for event in events_of(run_dir.root) if isinstance(event, events.Warned)]
-
-
-def kill_once(recipe: Path, run_dir: Path, cache_dir: Path, chance: random.Random) -> None:
-    """Start a trainer, wait for a step to be recorded, and kill -9 it a random moment later."""
-    path = RunDir(run_dir).events
-    before = path.read_text().count(STEP) if path.exists() else 0
-    child = subprocess.Popen([sys.executable, *command(recipe, run_dir, cache_dir)], env=environment())
-    try:
-        wait_for_step(child, RunDir(run_dir), before)
-        time.sleep(chance.random() * 0.3)
-    finally:
-        child.kill()
-        child.wait()
 
 
 def wait_for_step(child: subprocess.Popen[bytes], run_dir: RunDir, before: int) -> None:

@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -106,6 +107,27 @@ def environment(**more: str) -> dict[str, str]:
 
 def launch(words: list[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], env=dict(env), capture_output=True, text=True, timeout=240)
+
+
+def kill_when(moment: Literal["started", "stepped", "saving"], recipe: Path, run_dir: RunDir, cache_dir: Path) -> bool:
+    """Start the command line in its own process and kill -9 it at its first such moment; False if it ended before.
+
+    started: it has said what it trains. stepped: it has said so of a step. saving: a checkpoint is being written.
+    """
+    word = {"started": '"type":"started"', "stepped": '"type":"step"', "saving": '"type":"step"'}[moment]
+    said = run_dir.events.read_text().count(word) if run_dir.events.exists() else 0
+    child = subprocess.Popen([sys.executable, *command(recipe, run_dir.root, cache_dir)], env=environment())
+    try:
+        while child.poll() is None:
+            if run_dir.events.exists() and run_dir.events.read_text().count(word) > said:
+                break
+            time.sleep(0.001)
+        while moment == "saving" and child.poll() is None and not list(run_dir.checkpoints.glob(".tmp-*")):
+            pass  # it takes tenths of a second and must not be missed
+        return child.poll() is None
+    finally:
+        child.kill()
+        child.wait()
 
 
 def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:

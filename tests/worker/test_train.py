@@ -214,6 +214,25 @@ class TestCancel:
         outcome = OUTCOME.validate_json(run_dir(station, run_id).outcome.read_bytes())
         assert outcome == Stopped(step=3), "TERM came although the trainer had said that it needs longer"
 
+    def test_saves_and_previews_asked_for_reach_the_trainer(self, station: Station, play: Plays) -> None:
+        run_id = play(
+            """
+            started()
+            while not ((run / "control" / "save").exists() and (run / "control" / "preview").exists()):
+                time.sleep(0.02)
+            complete()
+            """
+        )
+
+        def ask() -> None:
+            with station.database.session() as session:
+                runs.ask(session, OWNER, run_id, "save")
+                runs.ask(session, OWNER, run_id, "preview")
+
+        _while_it_trains(station, run_id, ask)
+        run = run_of(station, run_id)
+        assert (run.status, run.save_asked, run.preview_asked) == ("succeeded", False, False)
+
     def test_ends_a_trainer_that_does_not_listen(self, station: Station, play: Plays) -> None:
         run_id = play("signal.signal(signal.SIGTERM, signal.SIG_IGN); started(); time.sleep(600)")
         _while_it_trains(station, run_id, lambda: cancel(station, run_id))
