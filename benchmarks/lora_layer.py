@@ -22,8 +22,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from rich.console import Console
 from rich.table import Table
 
+from contracts.lora import Adaptation
 from sdxl.base import load_base
-from sdxl.lora import attach, target_modules
+from sdxl.lora import attach_all, target_modules
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENS = 77
@@ -37,7 +38,8 @@ def main() -> None:
         return load_base(asked.base, dtype=dtype, device=asked.device, components={"unet"}).unet
 
     floor, ours = unet(), unet()
-    bank = attach(ours, rank=asked.rank, alpha=asked.rank, targets=asked.targets, seed=0)
+    how = Adaptation(rank=asked.rank, alpha=asked.rank, targets=asked.targets, dora=asked.dora)
+    bank = attach_all({"unet": ours}, {"unet": how}, seed=0)
     steps = {
         "floor": _step(floor, [], asked, to_input=True),
         "ours": _step(ours, bank.parameters(), asked),
@@ -45,7 +47,10 @@ def main() -> None:
     if not asked.no_peft:
         theirs = unet()
         settings = LoraConfig(
-            r=asked.rank, lora_alpha=asked.rank, target_modules=list(target_modules(theirs, asked.targets))
+            r=asked.rank,
+            lora_alpha=asked.rank,
+            target_modules=list(target_modules(theirs, asked.targets)),
+            use_dora=asked.dora,
         )
         theirs = inject_adapter_in_model(settings, theirs)
         trained = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
@@ -133,6 +138,7 @@ def _report(seconds: Taken, processor_seconds: Taken, modules: int, asked: argpa
         "modules": modules,
         "rank": asked.rank,
         "targets": asked.targets,
+        "dora": asked.dora,
         "pixels": asked.pixels,
         "batch": asked.batch,
         "dtype": asked.dtype,
@@ -150,10 +156,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pixels", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--targets", choices=("attn", "attn-ff"), default="attn-ff")
+    parser.add_argument("--targets", choices=("attn", "attn-ff", "attn-ff-conv"), default="attn-ff")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--dora", action="store_true", help="DoRA in place of LoRA")
     parser.add_argument("--no-peft", action="store_true", help="leave peft out: one UNet less in memory")
     return parser.parse_args()
 

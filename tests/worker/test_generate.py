@@ -30,7 +30,7 @@ from contracts.generate import GenerationRequest, WeightsChoice
 from inference.engine import Engine
 from sdxl.base import describe, load_base
 from sdxl.formats import save_adapter
-from sdxl.lora import serve
+from sdxl.lora import target_modules
 from tests.worker.conftest import OWNER
 from tests.worker.runs import add_base, freeze_pictures, queue_run
 from worker.doorbell import Shift
@@ -56,13 +56,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def register_weights(station: Station, folder: Path, identity: str) -> None:
-    shapes = serve(load_base(folder / "base", dtype=torch.float32, components={"unet"}).unet).shapes
+    layers = target_modules(load_base(folder / "base", dtype=torch.float32, components={"unet"}).unet, "attn-ff")
     generator = torch.Generator().manual_seed(5)
     state = {}
-    for name, (out_features, *inputs) in shapes.items():
-        state[f"{name}.lora_A.weight"] = torch.randn(2, *inputs, generator=generator)
-        up = torch.randn(out_features, 2, generator=generator) * 0.1
-        state[f"{name}.lora_B.weight"] = up.view(out_features, 2, *(1 for _ in inputs[1:]))
+    for name, layer in layers.items():
+        out_features, in_features = layer.weight.shape
+        state[f"unet.{name}.lora_A.weight"] = torch.randn(2, in_features, generator=generator)
+        state[f"unet.{name}.lora_B.weight"] = torch.randn(out_features, 2, generator=generator) * 0.1
     header = AdapterHeader(
         name="style",
         method="lora",

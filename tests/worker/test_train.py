@@ -89,6 +89,29 @@ def expire_leases(station: Station) -> None:
         sweep(session)
 
 
+class TestInitFrom:
+    def test_the_trainer_gets_the_file_of_the_weights_it_starts_from(
+        self, station: Station, play: Plays, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = play("complete()")
+        assert train.work(station, Shift())
+        (weights,) = weights_of(station, first)
+        second = queue_run(station, {"init_from": "tiny@1"})
+        launches, start = [], stand_in(station, second, "complete()")
+        monkeypatch.setattr(launcher, "command", lambda launch: launches.append(launch) or start(launch))
+        assert train.work(station, Shift())
+        assert run_of(station, second).status == "succeeded"
+        assert launches[0].init_weights.read_bytes() == station.blobs.get_bytes(weights.blob_key)
+
+    def test_weights_that_are_gone_by_then_fail_the_run_by_name(self, station: Station) -> None:
+        run_id = queue_run(station, {"init_from": "tiny@1"})
+        assert train.work(station, Shift())
+        run = run_of(station, run_id)
+        assert run.status == "failed"
+        assert run.failure_code == "not_found"
+        assert "tiny" in str(run.failure_message)
+
+
 class TestCompletedRun:
     def test_is_published_once_with_its_events_previews_and_log(self, station: Station, play: Plays) -> None:
         run_id = play("print('hello from the trainer'); started(); step(1); preview('one.png'); step(2); complete()")
