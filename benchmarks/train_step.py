@@ -49,6 +49,7 @@ class Turns:
         """Wall and processor seconds of each."""
         self.floors: list[tuple[float, float]] = []
         self._batch = batch
+        self._console = Console(stderr=True)
         self._mark = _clocks()
 
     def __call__(self, event: Event) -> None:
@@ -59,6 +60,10 @@ class Turns:
                 mark = _clocks()
                 bare_pass(model, inputs)
                 self.floors.append(_since(mark))
+            taken = f"step {self.steps[-1][0]:.2f} s, floor {self.floors[-1][0]:.2f} s"
+            self._console.print(
+                f"turn {len(self.steps) - 1}: {taken}" if len(self.steps) > 1 else f"warming up: {taken}"
+            )
         self._mark = _clocks()
 
 
