@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from sdxl import original
+from sdxl import family, original
 from sdxl.family import refuse_foreign_file, refuse_foreign_folder, unreadable
 from sdxl.unet_shape import told_from_names
 
@@ -127,6 +127,22 @@ def shapes(files: BaseFiles, component: str) -> dict[str, tuple[int, ...]]:
 def is_marked(files: BaseFiles, mark: str) -> bool:
     """Whether a single file says this of itself: an empty tensor named v_pred or ztsnr is the custom."""
     return files.single_file and mark in _file_shapes(files.path)
+
+
+def header(files: BaseFiles) -> dict[str, str]:
+    """What a single file's header says, such as ModelSpec's words; nothing for a folder."""
+    if not files.single_file:
+        return {}
+    with _opened(files.path) as file:
+        return dict(file.metadata() or {})
+
+
+def few_steps(files: BaseFiles) -> str | None:
+    """The word by which a base is called distilled to sample in few steps, in its file's name or its own."""
+    own = (
+        header(files).get("modelspec.title", "") if files.single_file else str(model_index(files).get("_name_or_path"))
+    )
+    return family.few_steps([files.path.name, own])
 
 
 def _renamed(files: BaseFiles, component: str, keys: Any, read: Any) -> Iterator[tuple[str, torch.Tensor]]:

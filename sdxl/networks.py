@@ -76,7 +76,7 @@ def scheduler_config(files: BaseFiles) -> dict[str, Any]:
     """The scheduler's config with the prediction type filled in, and what a single file says of itself."""
     settings = base_files.config(files, "scheduler")
     settings.setdefault("prediction_type", "epsilon")
-    if base_files.is_marked(files, "v_pred"):
+    if base_files.is_marked(files, "v_pred") or base_files.header(files).get("modelspec.prediction_type") == "v":
         settings["prediction_type"] = "v_prediction"
     if base_files.is_marked(files, "ztsnr"):
         settings |= ZERO_TERMINAL_SNR

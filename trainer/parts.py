@@ -20,6 +20,7 @@ from contracts.failures import InvalidInput
 from contracts.objective import misfits
 from contracts.train import TrainConfig
 from sdxl.base import Base, identity, load_base
+from sdxl.files import few_steps
 from sdxl.networks import schedule_as_trained
 from trainer.caption_report import caption_warnings
 from trainer.captions import Captions, make_captions
@@ -95,6 +96,11 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
         job.recipe.datasets, IdentityMemory(job.cache_dir / "pictures.jsonl"), job.recipe.config.data.concept_weights
     )
     if processes.is_main:
+        if distilled := few_steps(base.files):
+            report.warn(
+                f"the base is called {distilled}: distilled to sample in few steps, which training tends to undo; "
+                "train on the model it was made from"
+            )
         words = make_captions(job.recipe.config, timesteps=range(1))
         for message in caption_warnings(base.files, data.mixture.rows, words, words.settings.max_tokens):
             report.warn(message)

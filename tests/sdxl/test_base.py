@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from contracts.failures import FailureCode, PatinaError
 from sdxl.base import describe, load_base
+from sdxl.files import few_steps, open_base
 
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -62,6 +63,39 @@ class TestLoadBase:
         )
         assert load_base(tiny_base, dtype=torch.float32, components=set()).prediction_type == "epsilon"
 
+    def test_reads_the_prediction_type_modelspec_names(self, tiny_base, tiny_single_file, tmp_path):
+        save_file(load_file(tiny_single_file), tmp_path / "v.safetensors", {"modelspec.prediction_type": "v"})
+        found = load_base(tmp_path / "v.safetensors", dtype=torch.float32, components=set(), config_dir=tiny_base)
+        assert found.prediction_type == "v_prediction"
+
+
+class TestFewSteps:
+    @pytest.mark.parametrize(
+        ("name", "word"),
+        [
+            ("sd_xl_turbo_1.0_fp16", "turbo"),
+            ("sdxl_lightning_4step", "lightning"),
+            ("dreamXL-DMD2", "DMD2"),
+            ("LCM-sdxl", "LCM"),
+            ("turbofan", None),
+            ("hyperion", None),
+            ("sd_xl_base_1.0", None),
+        ],
+    )
+    def test_is_told_from_the_name(self, tiny_single_file, tmp_path, name, word):
+        path = tmp_path / f"{name}.safetensors"
+        path.hardlink_to(tiny_single_file)
+        assert few_steps(open_base(path)) == word
+
+    def test_is_told_from_what_the_file_or_the_folder_calls_itself(self, tiny_base, tiny_single_file, tmp_path):
+        save_file(load_file(tiny_single_file), tmp_path / "x.safetensors", {"modelspec.title": "Some Lightning"})
+        assert few_steps(open_base(tmp_path / "x.safetensors")) == "Lightning"
+        folder = tmp_path / "base"
+        shutil.copytree(tiny_base, folder)
+        index = json.loads((folder / "model_index.json").read_text()) | {"_name_or_path": "someone/sdxl-turbo"}
+        (folder / "model_index.json").write_text(json.dumps(index))
+        assert few_steps(open_base(folder)) == "turbo"
+
 
 class TestDescribe:
     def test_tells_what_the_catalog_keeps(self, tiny_base):
@@ -87,6 +121,10 @@ class TestDescribe:
             ("double_blocks.0.img_attn.qkv.weight", "Flux"),
             ("cond_stage_model.transformer.text_model.final_layer_norm.weight", "Stable Diffusion 1"),
             ("lora_unet_x.lora_up.weight", "a LoRA"),
+            ("lora_unet_x.hada_w1_a", "a LoHa"),
+            ("joint_blocks.0.context_block.attn.qkv.weight", "Stable Diffusion 3"),
+            ("down_blocks.0.resnets.0.conv1.weight", "a UNet alone"),
+            ("clip_g", "a textual inversion"),
             ("conditioner.embedders.0.model.ln_final.weight", "refiner"),
             ("weight", "no whole SDXL checkpoint"),
         ],
@@ -106,6 +144,7 @@ class TestDescribe:
         [
             ({"addition_embed_type": None}, "text_time"),
             ({"in_channels": 9}, "inpainting"),
+            ({"time_cond_proj_dim": 256}, "a latent consistency model"),
         ],
     )
     def test_refuses_a_unet_of_another_kind(self, tiny_base, tmp_path, changes, words):
@@ -114,6 +153,22 @@ class TestDescribe:
         path = folder / "unet" / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
         assert words in refusal(folder)
+
+    @pytest.mark.parametrize(
+        ("key", "words"),
+        [("model.diffusion_model.time_embed.cond_proj.weight", "latent consistency"), ("edm_mean", "EDM's noise")],
+    )
+    def test_refuses_a_whole_file_that_is_sdxl_in_shape_alone(self, tiny_single_file, tmp_path, key, words):
+        save_file({key: torch.zeros(1)} | load_file(tiny_single_file), tmp_path / "file.safetensors")
+        assert words in refusal(tmp_path / "file.safetensors")
+
+    def test_refuses_a_folder_on_another_noise(self, tiny_base, tmp_path):
+        folder = tmp_path / "base"
+        shutil.copytree(tiny_base, folder)
+        index = json.loads((folder / "model_index.json").read_text())
+        index["scheduler"] = ["diffusers", "EDMDPMSolverMultistepScheduler"]
+        (folder / "model_index.json").write_text(json.dumps(index))
+        assert "EDM's noise" in refusal(folder)
 
     def test_says_which_weights_are_missing(self, tiny_base, tmp_path):
         folder = tmp_path / "base"
