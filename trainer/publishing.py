@@ -5,6 +5,7 @@ Knows nothing about steps or checkpoints: the tensors are the model's as they ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
