@@ -11,6 +11,7 @@ from contracts.config import Frozen
 from contracts.failures import FieldError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Quantization = Literal["nf4", "int8"]
 
 
 class FullSettings(Frozen):
@@ -24,7 +25,13 @@ class FullSettings(Frozen):
 
 
 def contradictions(
-    *, method: str, precision: Precision, full: FullSettings, accumulates: bool, clips: bool
+    *,
+    method: str,
+    precision: Precision,
+    quantize: Quantization | None,
+    full: FullSettings,
+    accumulates: bool,
+    clips: bool,
 ) -> list[FieldError]:
     """Which of these settings exclude each other, and why.
 
@@ -35,6 +42,8 @@ def contradictions(
     wrong: dict[str, str] = {}
     if method != "full" and full != FullSettings():
         wrong["/full"] = "belongs to method full; adapters are small and always kept in fp32"
+    if method == "full" and quantize is not None:
+        wrong["/quantize"] = "must be null with method full: weights that are trained cannot be kept in a few bits"
     if full.master_weights == "bf16-stochastic":
         if precision != "bf16":
             wrong["/precision"] = "must be bf16 where the weights are (full.master_weights)"

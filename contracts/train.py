@@ -19,7 +19,7 @@ from contracts.lora import LoraSettings
 from contracts.mixing import Weight
 from contracts.objective import LossSettings
 from contracts.optimizers import OptimizerSettings
-from contracts.precision import FullSettings, Precision, contradictions
+from contracts.precision import FullSettings, Precision, Quantization, contradictions
 
 WEIGHTS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 
@@ -154,6 +154,9 @@ class TrainConfig(Frozen):
     precision: Precision = "bf16"
     """Compute type of the frozen base; adapters are always kept in fp32. fp16 scales the loss and skips overflows."""
 
+    quantize: Quantization | None = None
+    """Keep the frozen transformers in 4 bits (nf4) or 8 (int8) under the adapters; null is as precision says."""
+
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
@@ -209,6 +212,7 @@ class TrainConfig(Frozen):
         errors += contradictions(
             method=self.method,
             precision=self.precision,
+            quantize=self.quantize,
             full=self.full,
             accumulates=self.gradient_accumulation_steps > 1,
             clips=self.optimizer.max_grad_norm is not None,

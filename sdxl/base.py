@@ -15,6 +15,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from contracts.base import BaseDescription, Family, PredictionType
+from contracts.precision import Quantization
 from sdxl import files as base_files
 from sdxl.files import BaseFiles, open_base
 from sdxl.identity import identities
@@ -58,6 +59,7 @@ def load_base(
     device: str | torch.device = "cpu",
     components: Set[str] | None = None,
     vae_dtype: torch.dtype = torch.float32,
+    quantize: Quantization | None = None,
     config_dir: Path | None = None,
     tokenizer_dir: Path | None = None,
 ) -> Base:
@@ -69,6 +71,7 @@ def load_base(
         device: where the networks go.
         components: names of the parts; None is all of them.
         vae_dtype: of the VAE, whose decoder overflows in half precision.
+        quantize: how the weights of the UNet's transformers are kept; None as ``dtype`` says.
         config_dir: see ``sdxl.files.open_base``.
         tokenizer_dir: see ``sdxl.files.open_base``.
 
@@ -83,7 +86,8 @@ def load_base(
     def network(name: str) -> Any:
         if name not in wanted:
             return None
-        return load_network(files, name, dtype=vae_dtype if name == "vae" else dtype, device=device)
+        bits = quantize if name == "unet" else None
+        return load_network(files, name, dtype=vae_dtype if name == "vae" else dtype, device=device, quantize=bits)
 
     def tokenizer(name: str) -> Any:
         return CLIPTokenizer.from_pretrained(files.tokenizer_dir / name) if name in wanted else None

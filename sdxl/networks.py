@@ -6,7 +6,7 @@ structure; sdxl/files.py says where the tensors are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,19 +14,35 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from contracts.base import PredictionType
+from contracts.precision import Quantization
 from sdxl import files as base_files
 from sdxl.family import unreadable
 from sdxl.files import BaseFiles
+from sdxl.quantized import QuantizedLinear, quantizable
 
 ZERO_TERMINAL_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 """Of a scheduler's config: betas rescaled so that the last step is pure noise, and sampling that begins there
 (Lin et al. 2023, arXiv:2305.08891, §3.2 and §3.3)."""
 
 
-def load_network(files: BaseFiles, component: str, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
-    """Build one network and fill it from the files: frozen, in eval mode."""
+def load_network(
+    files: BaseFiles,
+    component: str,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    quantize: Quantization | None = None,
+) -> Any:
+    """Build one network and fill it from the files: frozen, in eval mode.
+
+    Args:
+        quantize: of a UNet, how the weights of its transformers are kept; each is quantised as it is read.
+    """
     network = empty_network(files, component)
-    state = model_state(files, component, network, dtype=dtype, device=device)
+    if quantize is None:
+        state = model_state(files, component, network, dtype=dtype, device=device)
+    else:
+        state = _quantized_state(files, component, network, quantize, dtype=dtype, device=device)
     missing, unexpected = network.load_state_dict(state, strict=False, assign=True)
     if missing or unexpected:
         raise unreadable(
@@ -44,15 +60,41 @@ def model_state(
     files: BaseFiles, component: str, network: Any, *, dtype: torch.dtype, device: str | torch.device = "cpu"
 ) -> dict[str, torch.Tensor]:
     """A component's tensors under the names the installed libraries use, checked for shape."""
+    named = _named_tensors(files, component, network)
+    return {key: tensor.to(device=device, dtype=dtype).contiguous() for key, tensor in named}
+
+
+def _quantized_state(
+    files: BaseFiles,
+    component: str,
+    network: Any,
+    quantize: Quantization,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> dict[str, torch.Tensor]:
+    """The same but for the weights that are quantised: their layers are put into the network instead."""
+    layers, state = quantizable(network), {}
+    for key, tensor in _named_tensors(files, component, network):
+        name, _, part = key.rpartition(".")
+        if part != "weight" or name not in layers:
+            state[key] = tensor.to(device=device, dtype=dtype).contiguous()
+            continue
+        parent, _, last = name.rpartition(".")
+        plain = network.get_submodule(name)
+        layer = QuantizedLinear(tensor.to(device=device), quantize, dtype=dtype, bias=plain.bias is not None)
+        setattr(network.get_submodule(parent), last, layer)
+    return state
+
+
+def _named_tensors(files: BaseFiles, component: str, network: Any) -> Iterator[tuple[str, torch.Tensor]]:
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     bare = component == "text_encoder" and not any(key.startswith("text_model.") for key in expected)
-    state = {}
     for found, tensor in base_files.tensors(files, component):
         key = found.removeprefix("text_model.") if bare else found
         if key in expected and expected[key] != tuple(tensor.shape):
             raise unreadable(f"{component}: {key} has shape {tuple(tensor.shape)}, not {expected[key]}.")
-        state[key] = tensor.to(device=device, dtype=dtype).contiguous()
-    return state
+        yield key, tensor
 
 
 def empty_network(files: BaseFiles, component: str) -> Any:

@@ -21,6 +21,8 @@ def refuse_missing_libraries(config: TrainConfig) -> None:
     asking = []
     if config.optimizer.kind in BITSANDBYTES_KINDS:
         asking.append(FieldError(pointer="/optimizer/kind", message=f"{config.optimizer.kind} {_WORDS}"))
+    if config.quantize is not None:
+        asking.append(FieldError(pointer="/quantize", message=f"{config.quantize} {_WORDS}"))
     if asking and find_spec("bitsandbytes") is None:
         raise InvalidInput(asking, hint="Install it with `pip install bitsandbytes`, or choose a kind without it.")
 

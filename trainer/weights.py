@@ -55,7 +55,7 @@ def load_trainable(path: Path, config: TrainConfig, device: torch.device) -> Tra
     # A prompt's conditioning is made of both encoders, also when one of them is trained.
     components = {UNET} if adapted.keys() <= {UNET} else {UNET, *TEXT_COMPONENTS}
     dtype = torch.float32 if full and not in_bf16 else compute_dtype
-    base = load_base(path, dtype=dtype, device=device, components=components)
+    base = load_base(path, dtype=dtype, device=device, components=components, quantize=config.quantize)
     unet = base.unet
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()

@@ -37,3 +37,12 @@ class TestFullFineTuning:
 
     def test_its_settings_are_refused_of_adapters(self) -> None:
         assert "always kept in fp32" in refusals({"full": {"fused_backward": True}})["/full"]
+
+
+class TestQuantising:
+    def test_is_for_weights_that_are_not_trained(self) -> None:
+        assert "cannot be kept in a few bits" in refusals({"method": "full", "quantize": "nf4"})["/quantize"]
+        assert parse_config({"quantize": "int8"}).quantize == "int8"
+
+    def test_knows_its_kinds(self) -> None:
+        assert "/quantize" in refusals({"quantize": "fp4"})

@@ -32,6 +32,11 @@ class TestWithoutBitsandbytes:
         assert f"{kind} needs the library bitsandbytes" in error.message
         assert "pip install bitsandbytes" in caught.value.hint
 
+    def test_every_setting_that_needs_it_is_named(self) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            refuse_missing_libraries(parse_config({"quantize": "nf4", "optimizer": {"kind": "lion8bit"}}))
+        assert {error.pointer for error in caught.value.errors} == {"/quantize", "/optimizer/kind"}
+
     def test_what_needs_it_not_goes_on(self) -> None:
         refuse_missing_libraries(parse_config({"optimizer": {"kind": "adafactor"}}))
 
