@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from contracts.rundir import RunDir, Stopped
-from tests.trainer.tiny import losses, make_recipe, outcome_of, same, train, weights_of
+from tests.trainer.tiny import losses, make_recipe, outcome_of, same, stop_after, train, weights_of
 
 QUIET = {"preview__prompts": [], "held_out__every_steps": None, "checkpoint__every_steps": None}
 ALONE = {"gradient_accumulation_steps": 1, "optimizer__max_grad_norm": None}
@@ -38,14 +38,20 @@ class TestFull:
         "way", ["fp32, fused", pytest.param("bf16", marks=pytest.mark.slow), "bf16, fused, adamw8bit"]
     )
     def test_stopped_and_started_again_ends_in_the_same_weights(
-        self, way: str, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+        self,
+        way: str,
+        base_dir: Path,
+        pictures: Path,
+        cache_dir: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         recipe = full_recipe(tmp_path, base_dir, pictures, **WAYS[way])
         assert train(recipe, tmp_path / "straight", cache_dir) == 0
         run_dir = RunDir(tmp_path / "broken")
-        (run_dir.root / "control").mkdir(parents=True)
-        run_dir.control("stop").touch()
-        assert train(recipe, run_dir.root, cache_dir) == 0
+        with monkeypatch.context() as patched:
+            stop_after(1, run_dir.root, patched)
+            assert train(recipe, run_dir.root, cache_dir) == 0
         assert outcome_of(run_dir.root) == Stopped(step=1)
         saved = load_file(run_dir.checkpoints / "step-00000001" / "weights.safetensors")
         assert {t.dtype for t in saved.values()} == {torch.bfloat16 if way.startswith("bf16") else torch.float32}

@@ -9,7 +9,7 @@ import torch
 
 from contracts.rundir import Manifest, RunDir, Stopped
 from sdxl.base import identity
-from tests.trainer.tiny import losses, make_recipe, outcome_of, same, train, weights_of
+from tests.trainer.tiny import losses, make_recipe, outcome_of, same, stop_after, train, weights_of
 
 QUIET = {"preview__prompts": [], "held_out__every_steps": None, "checkpoint__every_steps": None}
 
@@ -17,14 +17,20 @@ QUIET = {"preview__prompts": [], "held_out__every_steps": None, "checkpoint__eve
 class TestQuantisedBase:
     @pytest.mark.parametrize("kind", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
     def test_stopped_and_started_again_ends_in_the_same_weights(
-        self, kind: str, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+        self,
+        kind: str,
+        base_dir: Path,
+        pictures: Path,
+        cache_dir: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, quantize=kind, precision="bf16", steps=2, **QUIET)
         assert train(recipe, tmp_path / "straight", cache_dir) == 0
         run_dir = RunDir(tmp_path / "broken")
-        (run_dir.root / "control").mkdir(parents=True)
-        run_dir.control("stop").touch()
-        assert train(recipe, run_dir.root, cache_dir) == 0
+        with monkeypatch.context() as patched:
+            stop_after(1, run_dir.root, patched)
+            assert train(recipe, run_dir.root, cache_dir) == 0
         assert outcome_of(run_dir.root) == Stopped(step=1)
         assert train(recipe, run_dir.root, cache_dir) == 0
         weights = weights_of(run_dir.root)

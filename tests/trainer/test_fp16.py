@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import trainer.attempt
 from contracts import events
 from contracts.rundir import RunDir, Stopped
-from tests.trainer.tiny import events_of, make_recipe, outcome_of, same, train, weights_of
+from tests.trainer.tiny import events_of, make_recipe, outcome_of, same, stop_after, train, weights_of
 from trainer.loop import Record
 
 QUIET = {"preview__prompts": [], "held_out__every_steps": None, "checkpoint__every_steps": None}
@@ -47,9 +47,9 @@ class TestFp16:
         assert {tensor.dtype for tensor in weights_of(tmp_path / "straight").values()} == {torch.float32}
 
         run_dir = RunDir(tmp_path / "broken")
-        (run_dir.root / "control").mkdir(parents=True)
-        run_dir.control("stop").touch()
-        assert train(recipe, run_dir.root, cache_dir) == 0
+        with monkeypatch.context() as patched:
+            stop_after(1, run_dir.root, patched)
+            assert train(recipe, run_dir.root, cache_dir) == 0
         assert outcome_of(run_dir.root) == Stopped(step=1)
         assert steps_of(run_dir.root)[0].skipped
         assert train(recipe, run_dir.root, cache_dir) == 0
