@@ -44,6 +44,8 @@ class AdapterHeader(Frozen):
     """Trained on a noise schedule that ends in pure noise: sample on such a one, with trailing steps."""
     parent: Parent | None = None
     """What it was started from; a file that started from the base is written without."""
+    ema_decay: float | None = None
+    """Of the moving average these weights are; null where they are the last step's own."""
     steps: int
     created: str
     """ISO 8601, UTC."""

@@ -108,11 +108,13 @@ def memory_parts(
         vae = vae_weights + max(sampling, profile.vae_decoding.peak_bytes(one_picture))
     # Both encoders stay where one is trained, as a prompt is read by both.
     resident = profile.unet_parameters + (profile.text_encoder_parameters if texts else 0)
+    # Class pictures' gradients are added to those of their slice before these join the other slices'.
+    sums = 2 if config.prior is not None and config.gradient_accumulation_steps > 1 else 1
     return MemoryParts(
         weights=resident * kept_bytes,
         adapters=0 if full else trained * FULL_PRECISION,
-        gradients=0 if config.full.fused_backward else trained * (kept_bytes if full else FULL_PRECISION),
-        optimizer=optimizer_bytes(config, base),
+        gradients=0 if config.full.fused_backward else trained * (kept_bytes if full else FULL_PRECISION) * sums,
+        optimizer=optimizer_bytes(config, base) + average_bytes(config, base),
         update=min(trained, PIECE) * FULL_PRECISION * COPIES_ON_CPU if on_cpu and eight_bit else 0,
         activations=max(step, measuring),
         vae=vae,
@@ -127,6 +129,11 @@ def weight_bytes(config: TrainConfig) -> int:
     if config.method == "lora":
         return BYTES[config.precision]
     return FULL_PRECISION if config.full.master_weights == "fp32" else BYTES["bf16"]
+
+
+def average_bytes(config: TrainConfig, base: BaseDescription) -> int:
+    """The moving average of everything that is trained, in fp32."""
+    return 0 if config.ema is None else trainable_parameters(config, base) * FULL_PRECISION
 
 
 def optimizer_bytes(config: TrainConfig, base: BaseDescription) -> int:

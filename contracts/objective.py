@@ -14,6 +14,46 @@ from contracts.config import Frozen
 from contracts.failures import Contradictions, FieldError
 
 
+class MaskedSettings(Frozen):
+    """Loss on what the masks show: each picture's own mask, else its alpha channel, else all of it."""
+
+    unmasked_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Weight of what a mask leaves black, beside 1 for what it leaves white. A picture's loss is the mean under its
+    weights, so that small masks count as much as large ones."""
+
+
+class EmaSettings(Frozen):
+    """An exponential moving average of the trained weights, which is what is measured, shown and published."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Share of the average that each step keeps; at step n at most (1 + n) / (10 + n)."""
+
+
+class PriorSettings(Frozen):
+    """DreamBooth's prior preservation (Ruiz et al. 2022, arXiv:2208.12242): class pictures beside the subject's."""
+
+    class_prompt: Annotated[str, Field(min_length=1, max_length=2000)]
+    """What the subject is one of, such as "a dog": caption of the class pictures, without the trigger word."""
+
+    images: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """How many class pictures there are at least; the base makes those the data set lacks, once for all runs alike."""
+
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Weight of the mean loss of the class pictures beside that of the others."""
+
+    concept: Annotated[str, Field(pattern=r"^[\w ,.()'-]{1,100}$")] | None = None
+    """Concept of the data set whose pictures are class pictures, not the subject; null: it has none."""
+
+    sampling_steps: Annotated[int, Field(ge=1, le=200)] = 25
+    """Denoising steps of a class picture that is made."""
+
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] = 5.0
+    """Its classifier-free guidance."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the first; the others take the next seeds."""
+
+
 class LossSettings(Frozen):
     """The denoising objective."""
 
@@ -38,6 +78,9 @@ class LossSettings(Frozen):
     max_timestep: Annotated[int, Field(ge=0, le=999)] | None = None
     """Noisiest timestep that is trained on, itself included; null is the schedule's last."""
 
+    masked: MaskedSettings | None = None
+    """Weigh the loss by masks: a NAME_mask.png beside NAME.png, or alpha; null looks at neither."""
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         errors = []
@@ -61,3 +104,21 @@ def misfits(loss: LossSettings, base_predicts: PredictionType) -> list[FieldErro
         message = f"needs v-prediction and the base predicts the noise: {PURE_NOISE}"
         return [FieldError(pointer="/loss/zero_terminal_snr", message=message)]
     return []
+
+
+def objective_contradictions(
+    loss: LossSettings, prior: PriorSettings | None, *, adds_gradients: bool, random_crop: bool
+) -> list[FieldError]:
+    """Which of these settings exclude each other, and why.
+
+    Args:
+        adds_gradients: whether those of several backward passes can be added up.
+    """
+    errors = []
+    if prior is not None and not adds_gradients:
+        message = "must be null with bf16 weights or full.fused_backward: it adds the gradients of two backward passes"
+        errors.append(FieldError(pointer="/prior", message=message))
+    if loss.masked is not None and loss.masked.unmasked_weight == 0 and random_crop:
+        message = "must be above 0 with data.crop random: a window may hold nothing of what the mask shows"
+        errors.append(FieldError(pointer="/loss/masked/unmasked_weight", message=message))
+    return errors

@@ -12,7 +12,15 @@ from contracts.buckets import bucket_table, default_step_px, place
 from contracts.config import Frozen
 from contracts.dataset import DatasetSummary
 from contracts.footprint import FULL_PRECISION
-from contracts.memory import BYTES, MemoryParts, memory_parts, optimizer_bytes, trainable_parameters, weight_bytes
+from contracts.memory import (
+    BYTES,
+    MemoryParts,
+    average_bytes,
+    memory_parts,
+    optimizer_bytes,
+    trainable_parameters,
+    weight_bytes,
+)
 from contracts.train import TrainConfig
 
 LATENT_BYTES = 2 * 4
@@ -76,7 +84,9 @@ def make_plan(
     caption_bytes = base.profile.text_features * BYTES[config.precision]
     weights_bytes = trainable * (weight_bytes(config) if config.method == "full" else FULL_PRECISION)
     # The next checkpoint is written before the oldest one goes.
-    checkpoints = (config.checkpoint.keep + 1) * (weights_bytes + optimizer_bytes(config, base))
+    checkpoints = (config.checkpoint.keep + 1) * (
+        weights_bytes + optimizer_bytes(config, base) + average_bytes(config, base)
+    )
     return Plan(
         images=dataset.train_images,
         held_out_images=dataset.held_out_images,
@@ -108,6 +118,7 @@ def step_shape(config: TrainConfig) -> tuple[object, ...]:
         config.gradient_checkpointing,
         config.data.resolution_px,
         config.optimizer.kind,
+        config.prior is not None,
         *((config.lora.rank, config.lora.targets) if config.method == "lora" else (config.full.model_dump(),)),
     )
 

@@ -5,9 +5,7 @@ Knows nothing about where things are: no field is a path, a URL or a repository 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -17,9 +15,10 @@ from contracts.config import Frozen, digest
 from contracts.failures import NAME_PATTERN, Contradictions, FieldError, InvalidInput, field_errors
 from contracts.lora import LoraSettings
 from contracts.mixing import Weight
-from contracts.objective import LossSettings
+from contracts.objective import EmaSettings, LossSettings, PriorSettings, objective_contradictions
 from contracts.optimizers import OptimizerSettings
 from contracts.precision import FullSettings, Precision, Quantization, contradictions
+from contracts.written import validated, with_overrides
 
 WEIGHTS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 
@@ -188,6 +187,12 @@ class TrainConfig(Frozen):
     loss: LossSettings = LossSettings()
     """Objective."""
 
+    prior: PriorSettings | None = None
+    """DreamBooth: class pictures beside those of a subject, so that the class is not forgotten; null is none."""
+
+    ema: EmaSettings | None = None
+    """Measure, show and publish a moving average of the weights; null is the last weights themselves."""
+
     data: DataSettings = DataSettings()
     """Pictures and captions."""
 
@@ -217,6 +222,12 @@ class TrainConfig(Frozen):
             accumulates=self.gradient_accumulation_steps > 1,
             clips=self.optimizer.max_grad_norm is not None,
         )
+        errors += objective_contradictions(
+            self.loss,
+            self.prior,
+            adds_gradients=not self.full.fused_backward and self.full.master_weights == "fp32",
+            random_crop=self.data.crop == "random",
+        )
         if errors:
             raise Contradictions(errors)
         return self
@@ -231,8 +242,6 @@ class TrainConfig(Frozen):
         return digest(self.model_dump(mode="json"))
 
 
-SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-
 RESULT_NEUTRAL_FIELDS = frozenset({"checkpoint", "preview", "held_out", "tracking", "output_name", "measure_floor"})
 """Top-level fields a resumed run may change without changing what is learned."""
 
@@ -245,53 +254,11 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any] | None 
     Raises:
         InvalidInput: with every unknown key, wrong value and contradiction at once.
     """
-    merged, errors = _with_overrides(values, overrides or {})
+    merged, errors = with_overrides(values, overrides or {})
     try:
-        config = _validated(merged)
+        config = validated(TrainConfig, merged)
     except ValidationError as error:
         raise InvalidInput([*errors, *field_errors(error)], hint="See docs/recipes.md for every setting.") from None
     if errors:
         raise InvalidInput(errors, hint="See docs/recipes.md for every setting.")
     return config
-
-
-def _validated(values: dict[str, Any]) -> TrainConfig:
-    """Strictly, but for lists, which YAML and JSON have where the tree has tuples."""
-    try:
-        return TrainConfig.model_validate(_with_tuples(values), strict=True)
-    except ValidationError as error:
-        # YAML 1.1 reads 1e-4 as text, because it wants a dot; people do not.
-        texts = [e for e in error.errors() if e["type"] == "float_type" and SCIENTIFIC.fullmatch(str(e["input"]))]
-        if not texts:
-            raise
-        for text in texts:
-            *parents, last = text["loc"]
-            node: Any = values
-            for parent in parents:
-                node = node[parent]
-            node[last] = float(text["input"])
-        return TrainConfig.model_validate(_with_tuples(values), strict=True)
-
-
-def _with_tuples(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _with_tuples(inside) for key, inside in value.items()}
-    return tuple(_with_tuples(inside) for inside in value) if isinstance(value, list | tuple) else value
-
-
-def _with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldError]]:
-    merged: dict[str, Any] = deepcopy(dict(values))
-    errors = []
-    for dotted, value in overrides.items():
-        *parents, last = dotted.split(".")
-        node: Any = merged
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                errors.append(
-                    FieldError(pointer="/" + dotted.replace(".", "/"), message=f"{parent} has no settings inside")
-                )
-                break
-        else:
-            node[last] = value
-    return merged, errors

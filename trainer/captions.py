@@ -6,7 +6,7 @@ Caches and live encoders ask here alike, so they cannot disagree. Knows nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contracts.captions import CaptionSettings, clean_caption, every_wording, fixed_wording, with_trigger, worded
 from contracts.train import TrainConfig
@@ -33,6 +33,10 @@ class Captions:
         if choose(self.seed, step, index, timesteps=self.timesteps).caption_number < self.dropout:
             return None
         return worded(caption, self.trigger_word, self.settings, f"caption/{self.seed}/{step}/{index}")
+
+    def of_classes(self) -> Captions:
+        """The words of class pictures: their captions as they are, but for dropout."""
+        return replace(self, trigger_word=None, settings=CaptionSettings(max_tokens=self.settings.max_tokens))
 
     def fixed(self, caption: str) -> str:
         """A caption without any choice in it: what is measured."""

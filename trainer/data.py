@@ -27,7 +27,7 @@ from contracts.dataset import (
     version_digest,
 )
 from contracts.failures import FailureCode, PatinaError
-from contracts.layouts import held_out_by_path
+from contracts.layouts import FileKind, held_out_by_path, kind_of, masked_stem
 from trainer.images import DAMAGED, IdentityMemory
 
 PARQUET = "data.parquet"
@@ -43,6 +43,8 @@ class Dataset:
     rows: tuple[VersionRow, ...]
     read: Callable[[str], bytes]
     """The picture file of an image identity."""
+    read_mask: Callable[[str], bytes]
+    """The mask file of a mask's identity."""
     digest: str
 
 
@@ -71,14 +73,17 @@ def read_dataset(folder: Path, memory: IdentityMemory) -> Dataset:
     found = _in_parquet(parquet) if parquet.is_file() else _in_folder(folder, problems)
     rows: list[VersionRow] = []
     reads: dict[str, Callable[[], bytes]] = {}
+    masks: dict[str, Callable[[], bytes]] = {}
     for picture in found:
         try:
-            row = _row(picture, memory)
+            row = _row(picture, memory, problems)
         except DAMAGED:
             problems.append(f"{picture.name} is damaged or no PNG, JPEG, WebP or AVIF picture")
             continue
         rows.append(row)
         reads.setdefault(row.image, picture.read)
+        if row.mask is not None and picture.read_mask is not None:
+            masks.setdefault(row.mask, picture.read_mask)
     if problems:
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise PatinaError(
@@ -96,16 +101,21 @@ def read_dataset(folder: Path, memory: IdentityMemory) -> Dataset:
     return Dataset(
         rows=tuple(in_canonical_order(rows)),
         read=lambda image: reads[image](),
+        read_mask=lambda mask: masks[mask](),
         digest=version_digest(rows),
     )
 
 
-def _row(picture: _Found, memory: IdentityMemory) -> VersionRow:
+def _row(picture: _Found, memory: IdentityMemory, problems: list[str]) -> VersionRow:
     known = memory.identify(picture.read())
+    mask = memory.identify(picture.read_mask()) if picture.read_mask else None
+    if mask and (mask.width, mask.height) != (known.width, known.height):
+        sizes = f"{mask.width}x{mask.height}, not {known.width}x{known.height}"
+        problems.append(f"the mask of {picture.name} is {sizes}")
     width, height = picture.original or (known.width, known.height)
     return VersionRow(
         image=known.image,
-        mask=memory.identify(picture.read_mask()).image if picture.read_mask else None,
+        mask=mask.image if mask else None,
         caption=picture.caption,
         concept=picture.concept,
         repeats=picture.repeats,
@@ -167,6 +177,7 @@ def _reader(groups: _Groups, column: str, group: int, offset: int) -> Callable[[
 
 def _in_folder(folder: Path, problems: list[str]) -> list[_Found]:
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file())
+    pictures, masks = _without_masks(pictures, folder, problems)
     known = set(pictures)
     described: dict[Path, dict[str, Any]] = {}
     for metadata in sorted(folder.rglob(METADATA)):
@@ -174,7 +185,21 @@ def _in_folder(folder: Path, problems: list[str]) -> list[_Found]:
         for number, line in enumerate(_text(metadata, folder, problems).split("\n"), start=1):
             if line.strip():
                 _describe(metadata, number, line, known, described, problems)
-    return [_picture(folder, path, described.get(path), problems) for path in pictures]
+    return [_picture(folder, path, described.get(path), masks.get(path), problems) for path in pictures]
+
+
+def _without_masks(found: list[Path], folder: Path, problems: list[str]) -> tuple[list[Path], dict[Path, Path]]:
+    """The pictures, and of those that have one the mask: NAME_mask.png beside NAME.jpg."""
+    pictures = [path for path in found if kind_of(path.name) is not FileKind.MASK]
+    masks: dict[Path, Path] = {}
+    for path in set(found).difference(pictures):
+        stem = masked_stem(path.as_posix())
+        of = [picture for picture in pictures if picture.with_suffix("").as_posix() == stem]
+        if not of:
+            where = path.relative_to(folder).as_posix()
+            problems.append(f"{where} is taken for the mask of a picture that is not there: rename it")
+        masks |= dict.fromkeys(of, path)
+    return pictures, masks
 
 
 def _describe(
@@ -198,7 +223,7 @@ def _describe(
     described[path] = entry
 
 
-def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, problems: list[str]) -> _Found:
+def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, mask: Path | None, problems: list[str]) -> _Found:
     entry = entry or {}
     caption = entry.get("text", entry.get("caption"))
     if caption is None:
@@ -225,6 +250,7 @@ def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, problems: l
         split=split,
         concept=None if concept is None else str(concept),
         repeats=repeats,
+        read_mask=mask.read_bytes if mask else None,
     )
 
 

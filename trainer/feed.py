@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 import torch
 
-from contracts.buckets import Bucket, Placement, bucket_table, default_step_px, place
+from contracts.buckets import Bucket, Placement, Schedule, bucket_table, default_step_px, place
 from contracts.dataset import VersionRow
+from contracts.mixing import Samples
 from contracts.train import DataSettings
 from sdxl.conditioning import Conditioning, join, time_ids
 from trainer.captions import Captions
 from trainer.draws import Draw, channel_shift, crop_offsets, draw, keyed_seed
 from trainer.latents import Latents, Texts, View
+from trainer.loss import mask_weight
+from trainer.masks import Masks
 from trainer.texts import TrainedTexts
 
 
@@ -29,6 +32,8 @@ class Inputs:
     timesteps: torch.Tensor
     conditioning: Conditioning
     time_ids: torch.Tensor
+    weights: torch.Tensor | None = None
+    """Of the loss at each latent, [N, 1, h, w]; None counts all alike."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,12 @@ class Feed:
     latents: Latents
     texts: Texts | TrainedTexts
     captions: Captions
+    class_captions: Captions
+    """Of class pictures: no trigger word, no variation."""
+    class_from: int
+    """Samples from this one on are class pictures."""
+    masks: Masks | None
+    unmasked_weight: float
     seed: int
     flip: bool
     random_crop: bool
@@ -63,19 +74,20 @@ class Feed:
             timesteps=torch.tensor([one.timestep for one in drawn], device=self.device),
             conditioning=join([part[2] for part in parts]).to(device=self.device),
             time_ids=torch.stack([part[3] for part in parts]).to(self.device),
+            weights=self._weights(step, indices, drawn),
         )
 
     def caption_of(self, step: int, index: int) -> str | None:
         """The text this sample is trained with in this step; None without a caption."""
-        return self.captions(self.samples[index].caption, step, index)
+        words = self.captions if index < self.class_from else self.class_captions
+        return words(self.samples[index].caption, step, index)
 
     def _sample(self, step: int, index: int) -> tuple[Draw, torch.Tensor, Conditioning, torch.Tensor]:
         row = self.samples[index]
         bucket = self.views.of(row).placement.bucket
         shape = (self.latent_channels, bucket.height_px // self.vae_factor, bucket.width_px // self.vae_factor)
         drawn = draw(self.seed, step, index, timesteps=self.timesteps, shape=shape)
-        offsets = crop_offsets(self.seed, step, index) if self.random_crop else None
-        view = self.views.of(row, flipped=self.flip and drawn.flipped, offsets=offsets)
+        view = self._view(step, index, drawn)
         mean, variance = self.latents(view)
         latent = (mean + variance.sqrt() * drawn.posterior) * self.scaling_factor
         return drawn, latent, self._conditioning(step, index), sizes_of(row, view)
@@ -85,6 +97,20 @@ class Feed:
         if isinstance(self.texts, TrainedTexts):
             return self.texts.in_step(caption, keyed_seed("dropout", self.seed, step, index))
         return self.texts(caption)
+
+    def _view(self, step: int, index: int, drawn: Draw) -> View:
+        offsets = crop_offsets(self.seed, step, index) if self.random_crop else None
+        return self.views.of(self.samples[index], flipped=self.flip and drawn.flipped, offsets=offsets)
+
+    def _weights(self, step: int, indices: Sequence[int], drawn: Sequence[Draw]) -> torch.Tensor | None:
+        # A slice is all of the subject or all of the class, whose pictures count as a whole.
+        if self.masks is None or indices[0] >= self.class_from:
+            return None
+        found = [
+            self.masks(self.samples[index], self._view(step, index, choice))
+            for index, choice in zip(indices, drawn, strict=True)
+        ]
+        return mask_weight(torch.stack(found), self.unmasked_weight).to(self.device)
 
     def _noise(self, step: int, index: int, drawn: Draw) -> torch.Tensor:
         if self.noise_offset is None:
@@ -119,6 +145,16 @@ def make_views(data: DataSettings, native_px: int) -> Views:
     """The views of a run on a base of this native size."""
     resolution = data.resolution_px or native_px
     return Views(bucket_table(resolution, data.bucket_step_px or default_step_px(native_px), data.max_aspect))
+
+
+def make_schedule(samples: Samples, views: Views, pictures: int, seed: int) -> Schedule:
+    """Which samples each step of so many pictures takes."""
+    return Schedule(
+        buckets=tuple(views.of(row).placement.bucket for row in samples.rows),
+        global_batch=pictures,
+        seed=seed,
+        sometimes=samples.sometimes,
+    )
 
 
 def sizes_of(row: VersionRow, view: View) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -50,13 +50,19 @@ class Paces:
 
     def __init__(self, processes: Processes, accumulation: int) -> None:
         self._processes, self._accumulation = processes, accumulation
-        self._by_shape: dict[tuple[Bucket, tuple[int, ...]], _Alike] = {}
+        self._by_shape: dict[tuple[tuple[Bucket, int], ...], _Alike] = {}
 
-    def add(self, step: int, batch: GlobalBatch, seconds: float) -> None:
-        cut = micro_batches(batch.samples, self._processes.count, self._processes.rank, self._accumulation)
-        slices = [indices or batch.samples[:1] for indices in cut]
-        shape = batch.bucket, tuple(len(indices) for indices in slices)
-        self._by_shape.setdefault(shape, _Alike(step, slices)).seconds.append(seconds)
+    def add(self, step: int, batches: Sequence[GlobalBatch], seconds: float) -> None:
+        """``batches`` is what the step ran: its batch, and class pictures where there are any."""
+        slices: Slices = []
+        shape = []
+        for batch in batches:
+            for indices in micro_batches(
+                batch.samples, self._processes.count, self._processes.rank, self._accumulation
+            ):
+                slices.append(indices or batch.samples[:1])
+                shape.append((batch.bucket, len(slices[-1])))
+        self._by_shape.setdefault(tuple(shape), _Alike(step, slices)).seconds.append(seconds)
 
     def usual(self) -> _Alike | None:
         """The steps of the shape that most had; None before any step."""

@@ -69,14 +69,15 @@ class Judge:
         settings, step = self.config.held_out, self.record.step
         if not self.held_out:
             return "go on"
-        loss = held_out_loss(
-            self.held_out,
-            settings.timesteps,
-            self.parts.feed,
-            self.parts.objective,
-            self.processes,
-            self.requests.stop_wanted,
-        )
+        with self.parts.objective.model.as_published():
+            loss = held_out_loss(
+                self.held_out,
+                settings.timesteps,
+                self.parts.feed,
+                self.parts.objective,
+                self.processes,
+                self.requests.stop_wanted,
+            )
         if loss is None:
             return "broken off"
         if not math.isfinite(loss):
@@ -107,13 +108,13 @@ class Judge:
             folder=self.run_dir.previews,
             stop_wanted=self.requests.stop_wanted,
         )
+        step = self.record.step
         try:
-            for one in made:
-                self.report(
-                    events.Preview(
-                        at=time.time(), step=self.record.step, file=one.file.name, prompt=one.prompt, seed=one.seed
+            with self.parts.objective.model.as_published():
+                for one in made:
+                    self.report(
+                        events.Preview(at=time.time(), step=step, file=one.file.name, prompt=one.prompt, seed=one.seed)
                     )
-                )
         except StopRequested:
             # All ranks hear of it together, after the next step; what is missing is made by the next attempt.
             return

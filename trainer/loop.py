@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,7 @@ from trainer.feed import Feed
 from trainer.held_out import Curve
 from trainer.loss_scale import NO_SCALE, LossScale
 from trainer.objective import Objective
+from trainer.prior import Prior
 from trainer.processes import Processes
 from trainer.report import Report
 from trainer.schedules import peak_share
@@ -32,6 +33,8 @@ from trainer.update import Update
 
 SMOOTHING = 0.02
 """Weight of a new step in the smoothed loss; until there are as many steps as that says, it is their plain mean."""
+NAMED = 16
+"""Pictures of a batch named in one message."""
 SUMMARY_SHARE = 0.1
 """The first and the last share of the steps whose mean losses sum up a run."""
 
@@ -81,7 +84,7 @@ class Actions:
     """One it is no good to leave without."""
     preview: Callable[[], None]
     measure: Callable[[], Verdict]
-    timed: Callable[[int, GlobalBatch, float], None]
+    timed: Callable[[int, Sequence[GlobalBatch], float], None]
     """Told which step took how many seconds, before what is due after it."""
 
 
@@ -93,6 +96,7 @@ def summary_steps(steps: int) -> int:
 def train_steps(
     config: TrainConfig,
     schedule: Schedule,
+    prior: Prior | None,
     feed: Feed,
     objective: Objective,
     update: Update,
@@ -108,20 +112,23 @@ def train_steps(
         PatinaError: NAN_LOSS; nothing is saved of a step that spoiled the weights.
     """
     trained = objective.model.parameters
-    for batch in batches(schedule, record.step, config.steps):
+    for batch, beside in _with_prior(batches(schedule, record.step, config.steps), prior, record.step, config.steps):
         began = time.perf_counter()
         step = record.step + 1
+        ran = [batch] if beside is None else [batch, beside]
         scale = LossScale(record.loss_scale, record.clean_steps) if config.precision == "fp16" else NO_SCALE
         rates = update.begin(step, peak_share(step, config.steps, config.optimizer))
-        total = _backward(step, batch, config, feed, objective, processes, scale.factor)
+        total = _backward(step, batch, beside, config, feed, objective, processes, scale.factor)
         norm = update.finish(scale.factor)
         asked_here = torch.tensor(requests.pending(), dtype=torch.float64, device=processes.device)
         loss, *asked = processes.sum_(torch.cat([total[None], asked_here])).tolist()
         overflowed = not math.isfinite(norm)
         if not math.isfinite(loss) or (overflowed and scale.exhausted):
-            raise PatinaError(FailureCode.NAN_LOSS, f"The loss of step {step} is not a finite number.")
+            raise _not_finite(step, loss, [sample for one in ran for sample in one.samples], feed)
         if not overflowed:
             update.apply()
+            if objective.model.average is not None:
+                objective.model.average.update(step)
         if config.precision == "fp16":
             record.loss_scale, record.clean_steps = scale.after(overflowed=overflowed)
             record.skipped_steps += overflowed
@@ -139,11 +146,11 @@ def train_steps(
                 skipped=overflowed,
                 loss_scale=scale.factor if config.precision == "fp16" else None,
                 adapter_norm=float(torch.linalg.vector_norm(trained.vector.data, dtype=torch.float32)),
-                images_per_s=len(batch.samples) / seconds,
+                images_per_s=sum(len(one.samples) for one in ran) / seconds,
                 memory_bytes=peak_memory(processes.device),
             )
         )
-        actions.timed(step, batch, seconds)
+        actions.timed(step, ran, seconds)
         wanted = {name for name, count in zip(REQUESTS, asked, strict=True) if count}
         if (ended := _after(step, config, wanted, requests, actions)) is not None:
             return ended
@@ -160,9 +167,20 @@ def batches(schedule: Schedule, done: int, steps: int) -> Iterator[GlobalBatch]:
         epoch, begun = epoch + 1, 0
 
 
+def _with_prior(
+    wanted: Iterator[GlobalBatch], prior: Prior | None, done: int, steps: int
+) -> Iterator[tuple[GlobalBatch, GlobalBatch | None]]:
+    """Each step's batch, and the class pictures that go beside it."""
+    if prior is None:
+        yield from ((batch, None) for batch in wanted)
+    else:
+        yield from zip(wanted, map(prior.placed, batches(prior.schedule, done, steps)), strict=True)
+
+
 def _backward(
     step: int,
     batch: GlobalBatch,
+    beside: GlobalBatch | None,
     config: TrainConfig,
     feed: Feed,
     objective: Objective,
@@ -171,23 +189,64 @@ def _backward(
 ) -> torch.Tensor:
     """Add up this rank's share of the gradient of the mean loss times ``scale``; returns its share of the mean loss.
 
-    Every slice's sum is divided by the global count, so slices of different sizes weigh each sample alike. An
-    empty slice runs the batch's first sample with weight zero, so that all ranks do the same work.
+    With class pictures it is the mean loss of the batch plus the prior's weight times theirs, each slice of the
+    batch beside one of theirs. The two are summed before they join those of other slices, as they are on another
+    rank: so two ranks and two accumulated slices add the same numbers in the same order.
     """
+    gradient = objective.model.parameters.gradient
     total = torch.zeros((), dtype=torch.float64, device=processes.device)
-    bank = objective.model.bank
-    for indices in micro_batches(batch.samples, processes.count, processes.rank, config.gradient_accumulation_steps):
-        inputs = feed(step, indices or batch.samples[:1])
-        if bank is not None and config.lora.dropout:
-            bank.dropout_keys([keyed_seed("dropout", config.seed, step, i) for i in indices or batch.samples[:1]])
-        loss = objective.losses(inputs).sum() / len(batch.samples)
-        if not indices:
-            loss = loss * 0.0
-        (loss * scale).backward()
-        total += loss.detach()
-        if bank is not None:
-            bank.dropout_keys(None)
+    cut = (processes.count, processes.rank, config.gradient_accumulation_steps)
+    if beside is None or config.prior is None:
+        for indices in micro_batches(batch.samples, *cut):
+            total += _slice_backward(step, batch, indices, 1.0, config, feed, objective, scale)
+        return total
+    before = None
+    for indices, others in zip(micro_batches(batch.samples, *cut), micro_batches(beside.samples, *cut), strict=True):
+        both = _slice_backward(step, batch, indices, 1.0, config, feed, objective, scale)
+        total += both + _slice_backward(step, beside, others, config.prior.weight, config, feed, objective, scale)
+        if gradient is not None and config.gradient_accumulation_steps > 1:
+            before = gradient.clone() if before is None else before.add_(gradient)
+            gradient.zero_()
+    if gradient is not None and before is not None:
+        gradient.copy_(before)
     return total
+
+
+def _slice_backward(
+    step: int,
+    batch: GlobalBatch,
+    indices: tuple[int, ...],
+    weight: float,
+    config: TrainConfig,
+    feed: Feed,
+    objective: Objective,
+    scale: float,
+) -> torch.Tensor:
+    """Add one slice's gradient, times ``scale``; returns its share of the batch's mean loss, weighted.
+
+    A slice's sum is divided by the global count, so slices of different sizes weigh each sample alike. An empty
+    slice runs the batch's first sample with weight zero, so that all ranks do the same work.
+    """
+    bank, run = objective.model.bank, indices or batch.samples[:1]
+    if bank is not None and config.lora.dropout:
+        bank.dropout_keys([keyed_seed("dropout", config.seed, step, i) for i in run])
+    loss = objective.losses(feed(step, run)).sum() / len(batch.samples)
+    loss = loss * (weight if indices else 0.0)
+    (loss * scale).backward()
+    if bank is not None:
+        bank.dropout_keys(None)
+    return loss.detach().double()
+
+
+def _not_finite(step: int, loss: float, samples: Sequence[int], feed: Feed) -> PatinaError:
+    names = list(dict.fromkeys(feed.samples[sample].source_name for sample in samples))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    what = "gradient" if math.isfinite(loss) else "loss"
+    return PatinaError(
+        FailureCode.NAN_LOSS,
+        f"The {what} of step {step} is not a finite number. In its batch: {', '.join(names[:NAMED])}{more}. "
+        "The weights are those of the step before; the last checkpoint is kept.",
+    )
 
 
 def _after(step: int, config: TrainConfig, wanted: set[Control], requests: Requests, actions: Actions) -> Ended | None:

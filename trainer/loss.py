@@ -50,9 +50,21 @@ def min_snr_weight(alpha: torch.Tensor, gamma: float | None, prediction_type: Pr
     return torch.minimum(alpha, gamma * (1 - alpha))
 
 
-def squared_error(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of each sample, in fp32."""
-    return (predicted.float() - wanted.float()).square().mean(dim=tuple(range(1, wanted.dim())))
+def squared_error(predicted: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean squared error of each sample, in fp32; with weights w [N, 1, h, w] the weighted mean Σ w e / Σ w.
+
+    An error that is the same everywhere gives the same loss under any weights: the size of a mask does not matter.
+    """
+    error = (predicted.float() - wanted.float()).square()
+    if weights is None:
+        return error.mean(dim=tuple(range(1, wanted.dim())))
+    over = (1, 2, 3)
+    return (error * weights).sum(over) / weights.expand_as(error).sum(over)
+
+
+def mask_weight(mask: torch.Tensor, unmasked_weight: float) -> torch.Tensor:
+    """w = m + (1 - m) u: 1 where the mask is white, u where it is black."""
+    return mask + (1 - mask) * unmasked_weight
 
 
 def _per_sample(alpha: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,8 @@ class RunData:
     mixture: Mixture
     read: Callable[[str], bytes]
     """The picture file of an image identity, from the first data set that has it."""
+    read_mask: Callable[[str], bytes]
+    """The mask file of a mask's identity."""
 
 
 def read_run_data(
@@ -35,9 +37,12 @@ def read_run_data(
     """
     read = [(read_dataset(source.path, memory), source.weight) for source in sources]
     reads: dict[str, Callable[[str], bytes]] = {}
+    masks: dict[str, Callable[[str], bytes]] = {}
     for dataset, _ in read:
         for row in dataset.rows:
             reads.setdefault(row.image, dataset.read)
+            if row.mask is not None:
+                masks.setdefault(row.mask, dataset.read_mask)
     shared = (Source(dataset.rows, Share(digest=dataset.digest, weight=weight)) for dataset, weight in read)
     mixture = mix(shared, concept_weights)
     if not mixture.train:
@@ -46,4 +51,4 @@ def read_run_data(
             "Every picture of one data set is held out by another; none is left to train on.",
             "Leave one of them out, or hold out the same pictures in both.",
         )
-    return RunData(mixture, lambda image: reads[image](image))
+    return RunData(mixture, lambda image: reads[image](image), lambda mask: masks[mask](mask))

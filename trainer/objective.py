@@ -35,12 +35,15 @@ class Objective:
         return found
 
     def losses(self, inputs: Inputs) -> torch.Tensor:
-        """The weighted loss of each sample."""
+        """The weighted loss of each sample, where its mask shows it."""
         alpha = self.alphas[inputs.timesteps]
-        return self.errors(inputs) * min_snr_weight(alpha, self.min_snr_gamma, self.prediction_type)
+        return self._errors(inputs, inputs.weights) * min_snr_weight(alpha, self.min_snr_gamma, self.prediction_type)
 
     def errors(self, inputs: Inputs) -> torch.Tensor:
-        """The plain squared error of each sample."""
+        """The plain squared error of each sample, masks or not."""
+        return self._errors(inputs, None)
+
+    def _errors(self, inputs: Inputs, weights: torch.Tensor | None) -> torch.Tensor:
         alpha = self.alphas[inputs.timesteps]
         noisy = add_noise(inputs.latents, inputs.noise, alpha)
         dtype = self.model.base.dtype
@@ -53,4 +56,4 @@ class Objective:
                 added_cond_kwargs=added,
                 return_dict=False,
             )[0]
-        return squared_error(predicted, target(inputs.latents, inputs.noise, alpha, self.prediction_type))
+        return squared_error(predicted, target(inputs.latents, inputs.noise, alpha, self.prediction_type), weights)

@@ -6,8 +6,8 @@ Knows nothing about steps, checkpoints or endings.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,21 +16,27 @@ from contracts import events
 from contracts.adapter import Parent
 from contracts.buckets import Schedule
 from contracts.captions import MOST_VARIANTS
+from contracts.dataset import VersionRow
 from contracts.failures import InvalidInput
+from contracts.mixing import Mixture, Samples
 from contracts.objective import misfits
 from contracts.train import TrainConfig
 from sdxl.base import Base, identity, load_base
 from sdxl.files import few_steps
 from sdxl.networks import schedule_as_trained
+from trainer.average import Average
 from trainer.caption_report import caption_warnings
 from trainer.captions import Captions, make_captions
 from trainer.control import Requests
-from trainer.feed import Feed, Views, make_views
+from trainer.draws import keyed_seed
+from trainer.feed import Feed, Views, make_schedule, make_views
 from trainer.images import IdentityMemory
 from trainer.latents import Latents, OnDone, Texts, View, cached_latents, cached_texts, live_latents, live_texts
 from trainer.loss import alphas_cumprod
+from trainer.masks import read_masks
 from trainer.mixed import RunData, read_run_data
 from trainer.objective import Objective
+from trainer.prior import Prior, class_pictures, class_samples, set_apart
 from trainer.processes import Processes
 from trainer.recipe import HINT, Recipe
 from trainer.report import Report
@@ -61,6 +67,9 @@ class Identified:
     base_identity: str
     vae_identity: str
     data: RunData
+    """What is trained on and measured, but for class pictures."""
+    classes: Mixture
+    """The class pictures the data set has."""
     parent: Parent | None = None
     """What training starts from."""
 
@@ -70,6 +79,7 @@ class Parts:
     """Everything that is made once and used in every step."""
 
     schedule: Schedule
+    prior: Prior | None
     prompts: tuple[str, ...]
     """Of previews, with the trigger word."""
     feed: Feed
@@ -106,7 +116,8 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
             report.warn(message)
         if data.mixture.kept_out:
             report.warn(f"{data.mixture.kept_out} pictures are held out by another data set and not trained on")
-    return Identified(base, base_identity, vae_identity, data, parent)
+    subject, classes = set_apart(data.mixture, job.recipe.config.prior)
+    return Identified(base, base_identity, vae_identity, replace(data, mixture=subject), classes, parent)
 
 
 def gather(job: Job, found: Identified, processes: Processes, requests: Requests, report: Report) -> Parts:
@@ -126,29 +137,47 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
     timesteps = range(loss.min_timestep, len(alphas) if loss.max_timestep is None else loss.max_timestep + 1)
     captions = make_captions(config, timesteps)
     prompts = tuple(captions.prompt(prompt) for prompt in config.preview.prompts)
-    encoded = None if config.trains_text else _texts(job, found, captions, prompts, processes, requests, report)
-    latents = _latents(job, found, views, processes, requests, report)
+    class_captions = captions.of_classes()
+    masks = None
+    if loss.masked is not None:
+        on_done = _announcing("reading masks", requests, report)
+        masks, without = read_masks(found.data, views.of, base.vae_factor, loss.masked, config.data.flip, on_done)
+        if without:
+            report.warn(f"{without} pictures have neither a mask nor an alpha channel; the whole of each counts")
+    class_rows = () if config.prior is None else class_samples(found.classes, config.prior.class_prompt).rows
+    class_texts = {row.caption for row in class_rows} | ({config.prior.class_prompt} if config.prior else set())
+    prompts_and_classes = [*prompts, *(class_captions.every(class_texts) or ())]
+    encoded = None
+    if not config.trains_text:
+        encoded = _texts(job, found, captions, prompts_and_classes, processes, requests, report)
+    classes, read = _classes(job, found, encoded, processes, requests, report)
+    latents = _latents(job, found, views, classes.rows, read, processes, requests, report)
     report(events.Progress(at=time.time(), phase="loading", done=0, total=1))
     model = load_trainable(job.recipe.base_dir, config, processes.device)
     if job.recipe.init_weights is not None:
         start_from(job.recipe.init_weights, model, found.base_identity)
+    if config.ema is not None:
+        model = replace(model, average=Average(model.parameters.vector.data, config.ema.decay))
     report(events.Progress(at=time.time(), phase="loading", done=1, total=1))
     samples = mixture.samples
+    pictures = config.batch_size * config.gradient_accumulation_steps * processes.count
     texts = encoded or _trained_texts(model, config, report)
     return Parts(
-        schedule=Schedule(
-            buckets=tuple(views.of(row).placement.bucket for row in samples.rows),
-            global_batch=config.batch_size * config.gradient_accumulation_steps * processes.count,
-            seed=config.seed,
-            sometimes=samples.sometimes,
-        ),
+        schedule=make_schedule(samples, views, pictures, config.seed),
+        prior=None
+        if config.prior is None
+        else Prior(make_schedule(classes, views, pictures, keyed_seed("prior", config.seed)), len(samples.rows)),
         prompts=prompts,
         feed=Feed(
-            samples=samples.rows,
+            samples=(*samples.rows, *classes.rows),
             views=views,
             latents=latents,
             texts=texts,
             captions=captions,
+            class_captions=class_captions,
+            class_from=len(samples.rows),
+            masks=masks,
+            unmasked_weight=loss.masked.unmasked_weight if loss.masked else 1.0,
             seed=config.seed,
             flip=config.data.flip,
             random_crop=config.data.crop == "random",
@@ -161,6 +190,31 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
             device=processes.device,
         ),
         objective=Objective(model, scheduler_config, alphas, loss.min_snr_gamma),
+    )
+
+
+def _classes(
+    job: Job, found: Identified, encoded: Texts | None, processes: Processes, requests: Requests, report: Report
+) -> tuple[Samples, Callable[[str], bytes]]:
+    """The class pictures as samples, none without a prior, and how to read any picture of the run."""
+    config, base, data = job.recipe.config, found.base, found.data
+    if config.prior is None:
+        return Samples((), {}), data.read
+    # The base as it is: only what it is wrong about itself is put right.
+    schedule = schedule_as_trained(base.scheduler_config, config.loss.prediction_type, None)
+    dtype = DTYPES[config.precision]
+    return class_pictures(
+        class_samples(found.classes, config.prior.class_prompt),
+        data.read,
+        config.prior,
+        replace(base, scheduler_config=schedule),
+        (found.base_identity, found.vae_identity),
+        (config.data.resolution_px or base.native_px) // 8 * 8,
+        lambda: encoded or live_texts(job.recipe.base_dir, config.data.captions.max_tokens, dtype, processes),
+        dtype,
+        processes,
+        job.cache_dir,
+        _announcing("making class pictures", requests, report),
     )
 
 
@@ -204,19 +258,26 @@ def _trained_texts(model: Trainable, config: TrainConfig, report: Report) -> Tra
 
 
 def _latents(
-    job: Job, found: Identified, views: Views, processes: Processes, requests: Requests, report: Report
+    job: Job,
+    found: Identified,
+    views: Views,
+    classes: Sequence[VersionRow],
+    read: Callable[[str], bytes],
+    processes: Processes,
+    requests: Requests,
+    report: Report,
 ) -> Latents:
-    base_dir, data = job.recipe.base_dir, found.data
+    base_dir, mixture = job.recipe.base_dir, found.data.mixture
     if not job.use_cache:
-        return live_latents(base_dir, data.read, processes)
+        return live_latents(base_dir, read, processes)
     if job.recipe.config.data.crop == "random":
         report.warn("latents are not cached: data.crop is random; each is encoded when it is used, and the VAE stays")
-        return live_latents(base_dir, data.read, processes)
-    wanted: list[View] = [views.of(row) for row in data.mixture.rows]
+        return live_latents(base_dir, read, processes)
+    wanted: list[View] = [views.of(row) for row in (*mixture.rows, *classes)]
     if job.recipe.config.data.flip:
-        wanted += [views.of(pick.row, flipped=True) for pick in data.mixture.train]
+        wanted += [views.of(row, flipped=True) for row in (*(pick.row for pick in mixture.train), *classes)]
     on_done = _announcing("caching", requests, report)
-    return cached_latents(job.cache_dir, base_dir, found.vae_identity, wanted, data.read, processes, on_done)
+    return cached_latents(job.cache_dir, base_dir, found.vae_identity, wanted, read, processes, on_done)
 
 
 def _announcing(phase: str, requests: Requests, report: Report) -> OnDone:

@@ -42,6 +42,7 @@ def write_weights(path: Path, config: TrainConfig, found: Identified, parts: Par
         prediction_type=parts.objective.prediction_type,
         zero_terminal_snr=bool(parts.objective.scheduler_config.get("rescale_betas_zero_snr")),
         parent=found.parent,
+        ema_decay=config.ema.decay if config.ema else None,
         steps=step,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

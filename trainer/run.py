@@ -6,6 +6,7 @@ Knows nothing about the command line, about failures, or about how any of the pa
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -149,8 +150,7 @@ class _Attempt:
         self.grace = GraceKeeper(self.run_dir, checkpoint_bytes=self.checkpoint_bytes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        flat = self.model.parameters
-        flat.fill(flat.vector.data, checkpoint.tensors("weights"))
+        self.model.restore(checkpoint.tensors)
         self.update.load(checkpoint.tensors("optimizer"))
 
     def check_room(self) -> None:
@@ -169,6 +169,7 @@ class _Attempt:
             ended = train_steps(
                 self.config,
                 self.parts.schedule,
+                self.parts.prior,
                 self.parts.feed,
                 self.parts.objective,
                 self.update,
@@ -202,8 +203,8 @@ class _Attempt:
             tracking=tracked,
         )
 
-    def timed(self, step: int, batch: GlobalBatch, seconds: float) -> None:
-        self.paces.add(step, batch, seconds)
+    def timed(self, step: int, ran: Sequence[GlobalBatch], seconds: float) -> None:
+        self.paces.add(step, ran, seconds)
         if self.processes.is_main:
             self.grace.step_took(seconds)
 
@@ -242,8 +243,7 @@ class _Attempt:
 
     def groups(self) -> dict[str, dict[str, torch.Tensor]]:
         """What a checkpoint holds beside its state: named tensors, a file each group."""
-        flat = self.model.parameters
-        return {"weights": flat.split(flat.vector.data), "optimizer": self.update.state()}
+        return {**self.model.kept(), "optimizer": self.update.state()}
 
     def publish(self) -> int:
         """Write the weights of the last step, or of the best where that is asked for; returns which it was."""
@@ -259,6 +259,7 @@ class _Attempt:
                     f"the best weights, of step {wanted}, cannot be read ({found}): these are the last", step
                 )
         path = self.run_dir.weights / f"{self.config.output_name}.safetensors"
-        write_weights(path, self.config, self.found, self.parts, step)
+        with self.model.as_published():
+            write_weights(path, self.config, self.found, self.parts, step)
         thin_out(self.run_dir, keep=self.config.checkpoint.keep, best_step=self.best_step())
         return step

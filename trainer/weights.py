@@ -21,6 +21,7 @@ from sdxl.base import TEXT_COMPONENTS, Base, load_base
 from sdxl.files import open_base
 from sdxl.lora import LoraBank, adapted_modules, attach_all, peft_name
 from sdxl.networks import empty_network
+from trainer.average import Average
 from trainer.flat import FlatParameters
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,6 +39,23 @@ class Trainable:
     """Learning rate at its highest of each group of the parameters."""
     compute: Callable[[], AbstractContextManager[Any]]
     """Enter it around every call of the UNet."""
+    average: Average | None = None
+    """Of the parameters, where it is wanted."""
+
+    def as_published(self) -> AbstractContextManager[None]:
+        """Inside, the weights are those that are measured, shown and published: the average, where there is one."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def kept(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What a checkpoint keeps of it: named tensors, by group."""
+        averages = {} if self.average is None else {"average": self.parameters.split(self.average.vector)}
+        return {"weights": self.state(), **averages}
+
+    def restore(self, tensors: Callable[[str], Mapping[str, torch.Tensor]]) -> None:
+        """Go on from what was kept, given by group."""
+        self.parameters.fill(self.parameters.vector.data, tensors("weights"))
+        if self.average is not None:
+            self.parameters.fill(self.average.vector, tensors("average"))
 
     def state(self) -> dict[str, torch.Tensor]:
         """The trained tensors by the names they are saved under (views of the live ones)."""

@@ -72,6 +72,20 @@ class TestParseConfig:
         pointers = [error.pointer for error in caught.value.errors]
         assert pointers == ["/loss/max_timestep", "/loss/zero_terminal_snr", "/data/max_aspect"]
 
+    def test_refuses_objectives_that_exclude_what_else_is_asked_for(self) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            parse_config(
+                {
+                    "method": "full",
+                    "full": {"fused_backward": True},
+                    "optimizer": {"max_grad_norm": None},
+                    "prior": {"class_prompt": "a cat"},
+                    "loss": {"masked": {}},
+                    "data": {"crop": "random"},
+                }
+            )
+        assert [e.pointer for e in caught.value.errors] == ["/prior", "/loss/masked/unmasked_weight"]
+
     def test_refuses_a_warm_up_longer_than_the_run(self) -> None:
         with pytest.raises(InvalidInput, match="must be below steps"):
             parse_config({"steps": 5, "optimizer": {"warmup_steps": 5}})

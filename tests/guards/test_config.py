@@ -14,7 +14,7 @@ from contracts.train import TrainConfig, parse_config
 
 PLACE_WORDS = {"path", "file", "folder", "dir", "directory", "url", "uri", "repo", "repository", "hub", "host", "root"}
 PLACES = ("/etc/passwd", "../up", "https://example.com/x", "s3://bucket/x", "owner/name", "C:\\x")
-TEXT_FOR_PEOPLE = {"prompts", "trigger_word", "tags", "prompt", "negative_prompt", "prefix", "suffix"}
+TEXT_FOR_PEOPLE = {"prompts", "trigger_word", "tags", "prompt", "negative_prompt", "class_prompt", "prefix", "suffix"}
 """Free text that is drawn or shown, never opened."""
 
 

@@ -17,7 +17,7 @@ def row(name: str, caption: str) -> VersionRow:
 
 
 def warnings(rows: list[VersionRow], max_tokens: int = 75, **settings: object) -> list[str]:
-    words = Captions(CaptionSettings.model_validate(settings), "tok", 0.0, seed=0, timesteps=1)
+    words = Captions(CaptionSettings.model_validate(settings), "tok", 0.0, seed=0, timesteps=range(1))
     return caption_warnings(FILES, rows, words, max_tokens)
 
 

@@ -46,7 +46,7 @@ class TestTheUsualStep:
             [(SQUARE, 4, 9.0), (TALL, 4, 5.0), (SQUARE, 3, 1.0), (SQUARE, 4, 2.0), (SQUARE, 2, 1.0), (SQUARE, 4, 4.0)],
             start=1,
         ):
-            paces.add(step, GlobalBatch(0, bucket, tuple(range(samples))), seconds)
+            paces.add(step, [GlobalBatch(0, bucket, tuple(range(samples)))], seconds)
         usual = paces.usual()
         assert usual is not None
         assert usual.step == 1
