@@ -28,7 +28,7 @@ from tests.trainer.tiny import (
     weights_of,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DEMO_BASE = Path(__file__).parents[2] / "bases" / "emoji-xl"
 KILLS = 10
