@@ -120,7 +120,7 @@ def _environment(root: Path) -> dict[str, str]:
     """Nothing that was cached before, no network, and as many threads as torch takes by itself."""
     left_out = ("WANDB", "PATINA", "ACCELERATE", "OMP_", "HF_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
-    return kept | {"HF_HOME": str(root / "hf"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path.cwd())}
+    return kept | {"HF_HOME": str(root / "hf"), "HF_HUB_OFFLINE": "1"}
 
 
 def _count(file: Path, mark: bytes) -> int:

@@ -31,6 +31,7 @@ from contracts.train import parse_config
 from trainer import run
 from trainer.control import listening
 from trainer.floor import bare, bare_pass
+from trainer.folder import prepare
 from trainer.loop import Record
 from trainer.parts import Job, Parts
 from trainer.processes import join
@@ -92,7 +93,8 @@ def measure(base: Path, cache_dir: Path, settings: dict[str, Any], *, pixels: in
         with TemporaryDirectory() as folder:
             pictures = write_pictures(Path(folder) / "pictures", 2 * batch, pixels)
             run_dir = RunDir(Path(folder) / "run")
-            run_dir.weights.mkdir(parents=True)
+            run_dir.root.mkdir()
+            prepare(run_dir, config)
             job = Job(Recipe(config, base, (DataSource(path=pictures),)), cache_dir, use_cache=True)
             with listening(run_dir, watches_files=True) as requests:
                 run.train(job, run_dir, join(), requests, Report(heard), Record())
