@@ -1,4 +1,4 @@
-"""What is wrong with PATINA_* variables, in the same words whichever process finds it."""
+"""What is wrong with PATINA_* variables, in the same words whichever process finds it; and what waiting threads do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from pydantic import ValidationError
 from contracts.failures import FieldError, InvalidInput, field_errors
 
 PREFIX = "PATINA_"
+WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""For every process that computes on the CPU: threads that wait for each other give their core away.
+
+OpenMP's wait by spinning; when others want the cores too, a step of the demo base took 80 times as long (docs/log.md,
+2026-11-27). Read by the library when it is loaded, so it must be in the environment before torch is.
+"""
 
 
 def unusable(error: ValidationError) -> InvalidInput:

@@ -1,10 +1,18 @@
-"""The order of test files: the longest first, so that no worker is left alone with one of them at the end."""
+"""For every test: threads that wait give their core away, as in the product; and the longest files come first.
+
+So no worker is left alone with one of them at the end.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+from contracts.settings import WAITING_THREADS
+
+os.environ.update({**WAITING_THREADS, **os.environ})
 
 ROOT = Path(__file__).parent
 LONGEST = (

@@ -18,6 +18,7 @@ from rich.console import Console
 from contracts.failures import FAILURES, InvalidInput, PatinaError
 from contracts.fitting import parse_bytes
 from contracts.rundir import Failed, RunDir
+from contracts.settings import WAITING_THREADS
 from trainer.files import write_atomically
 from trainer.needs import refuse_missing_libraries
 from trainer.recipe import Recipe, read_recipe
@@ -28,6 +29,8 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status: 0 for done, 1 after an error, 2 for misuse, 130 when interrupted."""
+    for name, value in WAITING_THREADS.items():
+        os.environ.setdefault(name, value)
     words = list(arguments)
     planning = words[:1] == ["plan"]
     if planning:

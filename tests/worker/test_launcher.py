@@ -71,6 +71,14 @@ class TestEnvironment:
         assert "secret" not in found.values()
         assert found["WANDB_API_KEY"] == "the tracker needs it"
 
+    def test_lets_waiting_threads_give_their_core_away_unless_somebody_chose_otherwise(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        assert environment(launch())["OMP_WAIT_POLICY"] == "PASSIVE"
+        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+        assert environment(launch())["OMP_WAIT_POLICY"] == "ACTIVE"
+
     def test_shows_the_leased_devices_alone_by_their_own_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aaa,GPU-bbb")
         assert environment(launch("cuda:1"))["CUDA_VISIBLE_DEVICES"] == "GPU-bbb"
