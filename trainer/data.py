@@ -6,7 +6,7 @@ Rows are in canonical order, so both forms of one content train alike. Knows not
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ from contracts.dataset import (
     version_digest,
 )
 from contracts.failures import FailureCode, PatinaError
-from contracts.layouts import FileKind, held_out_by_path, kind_of, masked_stem
+from contracts.layouts import FileKind, held_out_by_path, kind_of, masked_stem, text_column
 from trainer.images import DAMAGED, IdentityMemory
 
 PARQUET = "data.parquet"
 METADATA = "metadata.jsonl"
+TOLD = frozenset({"file_name", "split", "concept", "repeats"})
+"""Columns of metadata that say something else than the caption."""
 SHOWN = 10
 """Problems listed in one message."""
 
@@ -181,10 +183,12 @@ def _in_folder(folder: Path, problems: list[str]) -> list[_Found]:
     known = set(pictures)
     described: dict[Path, dict[str, Any]] = {}
     for metadata in sorted(folder.rglob(METADATA)):
+        entries: dict[Path, dict[str, Any]] = {}
         # Not splitlines(): a caption may hold characters that it takes for line ends, such as U+2028.
         for number, line in enumerate(_text(metadata, folder, problems).split("\n"), start=1):
             if line.strip():
-                _describe(metadata, number, line, known, described, problems)
+                _describe(metadata, number, line, known, entries, problems)
+        described |= _with_captions(metadata.relative_to(folder).as_posix(), entries, problems)
     return [_picture(folder, path, described.get(path), masks.get(path), problems) for path in pictures]
 
 
@@ -223,9 +227,23 @@ def _describe(
     described[path] = entry
 
 
+def _with_captions(
+    name: str, entries: Mapping[Path, dict[str, Any]], problems: list[str]
+) -> dict[Path, dict[str, Any]]:
+    """The entries with their captions under ``text``, from the column an upload of the same file would take."""
+    columns = dict.fromkeys(key for entry in entries.values() for key in entry)
+    told = [key for key in columns if any(isinstance(entry.get(key), str) for entry in entries.values())]
+    column = text_column(told)
+    unread = [key for key in columns if key not in TOLD]
+    if column is None and unread:
+        found = ", ".join(unread[:SHOWN])
+        problems.append(f"{name} has no column of captions (it has {found}): name the one that holds them text")
+    return {path: {**entry, "text": entry.get(column) if column else None} for path, entry in entries.items()}
+
+
 def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, mask: Path | None, problems: list[str]) -> _Found:
     entry = entry or {}
-    caption = entry.get("text", entry.get("caption"))
+    caption = entry.get("text")
     if caption is None:
         sidecars = [path.with_suffix(extension) for extension in CAPTION_EXTENSIONS]
         caption = next((_text(file, folder, problems) for file in sidecars if file.is_file()), "")

@@ -155,6 +155,20 @@ class TestReadDataset:
         for word in ("gone.png", "line 2", "half", "two", "bad.webp"):
             assert word in caught.value.message
 
+    def test_captions_come_from_the_column_an_upload_would_take(self, tmp_path: Path, memory: IdentityMemory) -> None:
+        (tmp_path / "a.png").write_bytes(picture((0, 0, 0)))
+        (tmp_path / "metadata.jsonl").write_text(
+            '{"file_name": "a.png", "concept": "thing", "prompt": "a black square"}'
+        )
+        row = read_dataset(tmp_path, memory).rows[0]
+        assert (row.caption, row.concept) == ("a black square", "thing")
+
+    def test_refuses_metadata_without_a_column_of_captions(self, tmp_path: Path, memory: IdentityMemory) -> None:
+        (tmp_path / "a.png").write_bytes(picture((0, 0, 0)))
+        (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "label": 3, "score": 0.5}')
+        with pytest.raises(PatinaError, match=r"no column of captions \(it has label, score\): name the one"):
+            read_dataset(tmp_path, memory)
+
     def test_refuses_a_damaged_parquet_and_one_that_lacks_columns(self, tmp_path: Path, memory: IdentityMemory) -> None:
         (tmp_path / "data.parquet").write_bytes(b"PAR1 no")
         with pytest.raises(PatinaError, match="damaged"):
