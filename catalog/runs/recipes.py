@@ -28,7 +28,11 @@ class Recipe:
 
 def list_recipes(folder: Path) -> list[Recipe]:
     """Every recipe of the folder that can be read, by name."""
-    return [recipe for path in sorted(folder.glob("*.yaml")) if (recipe := _read(path)) is not None]
+    return [
+        recipe
+        for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
+        if (recipe := _read(path)) is not None
+    ]
 
 
 def load_recipe(folder: Path, name: str) -> Recipe:

@@ -24,6 +24,7 @@ from tests.trainer.tiny import (
     make_recipe,
     outcome_of,
     same,
+    stop_after,
     train,
     weights_of,
 )
@@ -42,6 +43,7 @@ def recipe(base_dir: Path, pictures: Path, tmp_path: Path) -> Path:
         steps=STEPS,
         checkpoint__every_steps=None,
         preview__prompts=[],
+        held_out__every_steps=None,
         optimizer__warmup_steps=0,
     )
     recipe = yaml.safe_load(file.read_text())
@@ -60,9 +62,13 @@ def test_stopped_and_started_again_it_ends_in_the_same_weights_and_names_its_dat
     whole, broken = tmp_path / "whole", RunDir(tmp_path / "broken")
     assert train(recipe, whole, cache_dir) == 0
     for step in range(1, STEPS):
-        (broken.root / "control").mkdir(parents=True, exist_ok=True)
-        broken.control("stop").touch()
-        assert train(recipe, broken.root, cache_dir) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            if step == 1:
+                # Asked for before the first step, it would break off the first measurement.
+                stop_after(step, broken.root, patch)
+            else:
+                broken.control("stop").touch()
+            assert train(recipe, broken.root, cache_dir) == 0
         assert outcome_of(broken.root) == Stopped(step=step)
     assert train(recipe, broken.root, cache_dir) == 0
     assert isinstance(outcome_of(broken.root), Completed)
@@ -105,10 +111,11 @@ def test_encodes_a_picture_of_two_data_sets_once(recipe: Path, tmp_path: Path) -
     assert len(plain) == len(set(plain)) == 9
 
 
-def test_another_weight_is_another_run(recipe: Path, cache_dir: Path, tmp_path: Path) -> None:
+def test_another_weight_is_another_run(
+    recipe: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir = RunDir(tmp_path / "run")
-    (run_dir.root / "control").mkdir(parents=True)
-    run_dir.control("stop").touch()
+    stop_after(1, run_dir.root, monkeypatch)
     assert train(recipe, run_dir.root, cache_dir) == 0
     recipe.write_text(recipe.read_text().replace("weight: 2", "weight: 3"))
     assert train(recipe, run_dir.root, cache_dir) == 1

@@ -22,6 +22,7 @@ from tests.trainer.tiny import (
     make_recipe,
     outcome_of,
     same,
+    stop_after,
     train,
     weights_of,
 )
@@ -83,11 +84,16 @@ class TestBothTextEncoders:
         assert any("captions are not cached" in event.message for event in said if isinstance(event, events.Warned))
 
     def test_stopped_and_started_again_ends_in_the_same_weights(
-        self, trained: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+        self,
+        trained: Path,
+        base_dir: Path,
+        pictures: Path,
+        cache_dir: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         run_dir = RunDir(tmp_path / "run")
-        (run_dir.root / "control").mkdir(parents=True)
-        run_dir.control("stop").touch()
+        stop_after(1, run_dir.root, monkeypatch)
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, **BOTH)
         assert train(recipe, run_dir.root, cache_dir) == 0
         assert outcome_of(run_dir.root) == Stopped(step=1)
