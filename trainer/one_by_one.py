@@ -114,4 +114,6 @@ def _alone(
     """An optimiser of one parameter, over an fp32 stand-in that is empty between updates."""
     shadow = nn.Parameter(parameter.detach().float().view(as_matrix(parameter.shape)))
     groups = {group: {name: shadow}}
-    return shadow, Optimizer(make_inner(groups, settings, peaks), groups, peaks)
+    optimizer = Optimizer(make_inner(groups, settings, peaks), groups, peaks)
+    shadow.data = shadow.data.new_empty(0)
+    return shadow, optimizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -11,17 +12,25 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from contracts.base import BaseDescription, BaseProfile, Family
+from contracts.dataset import DatasetSummary
+from contracts.fitting import fits, parse_bytes
+from contracts.plan import make_plan
 from contracts.train import TrainConfig, parse_config
 from trainer.recipe import PATH_KEYS
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs" / "train").rglob("*.yaml"))
+BASES = {"sdxl": "sdxl-1.0", "ssd-1b": "ssd-1b", "demo": "emoji-xl"}
+PICTURES = DatasetSummary(digest="c" * 64, train_sizes={"1024x1024": 190}, train_images=190, held_out_images=10)
 LAUNCHES = sorted((ROOT / "configs" / "accelerate").rglob("*.yaml"))
 
 
 class TestShippedRecipes:
     def test_are_found(self) -> None:
-        assert {path.name for path in RECIPES} >= {"demo.yaml", "sdxl-style-24gb.yaml"}
+        assert len(RECIPES) == 12
+        goals = {"demo", "sdxl-style", "sdxl-character", "sdxl-product", "sdxl-full", "ssd-1b-style"}
+        assert {re.sub(r"-\d+gb$", "", path.stem) for path in RECIPES} == goals
 
     @pytest.mark.parametrize("file", RECIPES, ids=lambda path: path.stem)
     def test_parse_and_say_how_they_are_run(self, file: Path) -> None:
@@ -30,6 +39,34 @@ class TestShippedRecipes:
         assert set(values.pop("paths", {})) <= set(PATH_KEYS)
         parse_config(values)
         assert f"-m trainer configs/train/{file.name}" in text or f"configs/train/{file.name} " in text
+
+    @pytest.mark.parametrize("file", RECIPES, ids=lambda path: path.stem)
+    def test_are_planned_to_fit_the_memory_in_their_name(self, file: Path) -> None:
+        values = yaml.safe_load(file.read_text())
+        values.pop("paths", None)
+        name = next(base for family, base in BASES.items() if file.stem.startswith(family))
+        (profile,) = (ROOT / "bases" / "profiles").glob(f"{name}.*.json")
+        plan = make_plan(parse_config(values), described(profile), PICTURES)
+        named = re.search(r"-(\d+gb)$", file.stem)
+        assert fits(plan, parse_bytes(named[1] if named else "2GB"))
+        told = re.search(r"Planned: ([\d.]+) GiB", file.read_text())
+        assert (told is None) == (named is None)
+        if told:
+            assert float(told[1]) == pytest.approx(plan.memory_total / 2**30, abs=0.5)
+
+
+def described(profile: Path) -> BaseDescription:
+    """A base of a stored shape, at SDXL's size or the demo's."""
+    return BaseDescription(
+        family=Family.SDXL,
+        identity="a" * 64,
+        vae_identity="b" * 64,
+        native_px=64 if profile.name.startswith("emoji") else 1024,
+        prediction_type="epsilon",
+        latent_channels=4,
+        vae_factor=8,
+        profile=BaseProfile.model_validate_json(profile.read_text()),
+    )
 
 
 class TestLaunchFiles:
