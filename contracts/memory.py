@@ -13,15 +13,11 @@ from contracts.base import BaseDescription
 from contracts.config import Frozen
 from contracts.footprint import FULL_PRECISION, Work
 from contracts.lora import UNET
-from contracts.optimizers import ADAFACTOR_BYTES, BITSANDBYTES_KINDS, STATE_BYTES
+from contracts.optimizers import ADAFACTOR_BYTES, STATE_BYTES
 from contracts.train import TrainConfig
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """A number of each compute type."""
-PIECE = 1 << 24
-"""Elements that an 8-bit optimiser is given at once; see trainer/optim.py."""
-COPIES_ON_CPU = 4
-"""fp32 copies of a piece that the 8-bit kinds' kernels for processors work on, counted."""
 
 
 class MemoryParts(Frozen):
@@ -32,9 +28,6 @@ class MemoryParts(Frozen):
     adapters: int
     gradients: int
     optimizer: int
-    """Its state between steps."""
-    update: int
-    """What its step has alive besides, when no activation is."""
     activations: int
     """What the largest of a training step and a measurement on held-out images has alive besides."""
     vae: int
@@ -46,7 +39,7 @@ class MemoryParts(Frozen):
     def total(self) -> int:
         """The peak of the run."""
         resident = self.weights + self.adapters + self.gradients + self.optimizer
-        return max(self.encoding, resident + max(self.activations, self.vae, self.update))
+        return max(self.encoding, resident + max(self.activations, self.vae))
 
 
 def trainable_parameters(config: TrainConfig, base: BaseDescription) -> int:
@@ -67,21 +60,17 @@ def adapter_parameters(config: TrainConfig, base: BaseDescription) -> dict[str, 
     }
 
 
-def memory_parts(
-    config: TrainConfig, base: BaseDescription, *, positions: int, held_out: bool, on_cpu: bool
-) -> MemoryParts:
+def memory_parts(config: TrainConfig, base: BaseDescription, *, positions: int, held_out: bool) -> MemoryParts:
     """What ``config`` takes on ``base``.
 
     Args:
         positions: latent positions of one image, the largest bucket's.
         held_out: whether there are images to measure on.
-        on_cpu: whether it trains on a processor rather than a GPU.
     """
     profile = base.profile
     full = config.method == "full"
     trained = trainable_parameters(config, base)
     bytes_each = BYTES[config.precision]
-    eight_bit = config.optimizer.kind in BITSANDBYTES_KINDS
 
     def work(images: int, component: str = UNET) -> Work:
         rank = 0.0 if full else _mean_rank(component, config, base)
@@ -115,7 +104,6 @@ def memory_parts(
         adapters=0 if full else trained * FULL_PRECISION,
         gradients=0 if config.full.fused_backward else trained * (kept_bytes if full else FULL_PRECISION) * sums,
         optimizer=optimizer_bytes(config, base) + average_bytes(config, base),
-        update=min(trained, PIECE) * FULL_PRECISION * COPIES_ON_CPU if on_cpu and eight_bit else 0,
         activations=max(step, measuring),
         vae=vae,
         encoding=max(

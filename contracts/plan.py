@@ -58,7 +58,6 @@ def make_plan(
     dataset: DatasetSummary,
     *,
     processes: int = 1,
-    on_cpu: bool = False,
     seconds_per_step: float | None = None,
 ) -> Plan:
     """Predict what ``config`` takes on ``base`` with ``dataset``; under 10 ms."""
@@ -78,7 +77,7 @@ def make_plan(
     steps_per_epoch = sum(_steps(count, global_batch) for count in buckets.values())
     trainable = trainable_parameters(config, base)
     latent = (resolution // base.vae_factor) ** 2
-    memory = memory_parts(config, base, positions=latent, held_out=dataset.held_out_images > 0, on_cpu=on_cpu)
+    memory = memory_parts(config, base, positions=latent, held_out=dataset.held_out_images > 0)
     images = dataset.train_images + dataset.held_out_images
     views = images + (dataset.train_images if config.data.flip else 0)
     caption_bytes = base.profile.text_features * BYTES[config.precision]

@@ -119,7 +119,6 @@ def _planner(recipe: Recipe, asked: Asked, base: BaseDescription) -> Callable[[T
             base,
             data,
             processes=asked.processes,
-            on_cpu=not torch.cuda.is_available(),
             seconds_per_step=measured_seconds(asked.cache_dir, base.identity, device, asked.processes, config),
         )
 
