@@ -28,8 +28,8 @@ LAUNCHES = sorted((ROOT / "configs" / "accelerate").rglob("*.yaml"))
 
 class TestShippedRecipes:
     def test_are_found(self) -> None:
-        assert len(RECIPES) == 12
-        goals = {"demo", "sdxl-style", "sdxl-character", "sdxl-product", "sdxl-full", "ssd-1b-style"}
+        assert len(RECIPES) == 13
+        goals = {"demo", "demo-dreambooth", "sdxl-style", "sdxl-character", "sdxl-product", "sdxl-full", "ssd-1b-style"}
         assert {re.sub(r"-\d+gb$", "", path.stem) for path in RECIPES} == goals
 
     @pytest.mark.parametrize("file", RECIPES, ids=lambda path: path.stem)
