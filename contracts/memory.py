@@ -30,10 +30,11 @@ class MemoryParts(Frozen):
     optimizer: int
     activations: int
     """What the largest of a training step and a measurement on held-out images has alive besides."""
-    vae: int
-    """What previews need instead of a step's activations: the VAE, and sampling or decoding."""
-    encoding: int
-    """What encoding images and captions needs before the model is loaded."""
+    vae: int = 0
+    """What previews need instead of a step's activations: the VAE, and sampling or decoding; 0 in plans made before
+    it was counted."""
+    encoding: int = 0
+    """What encoding images and captions needs before the model is loaded; likewise."""
 
     @property
     def total(self) -> int:

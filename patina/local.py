@@ -50,7 +50,8 @@ def prepare(settings: Settings) -> dict[str, Any]:
     present = (REPOSITORY / "bases" / DEMO_BASE / "model_index.json").is_file()
     with database.reading() as session:
         keys.require_one_beyond_loopback(session, settings.host)
-        known = any(base.name == DEMO_BASE and base.identity for base in bases.list_bases(session, SHARED_OWNER).items)
+        found = bases.list_bases(session, SHARED_OWNER).items
+        known = any(base.name == DEMO_BASE and base.identity and bases.is_known(base) for base in found)
     return {"demo_base_missing": present and not known}
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from api.schemas.common import Answer, Failure, failure, moment
 from catalog.bases.models import Base
 from catalog.bases.service import BaseStatus
-from contracts.base import BaseDescription, Family, PredictionType
+from contracts.base import Family, PredictionType
 
 
 class BaseOut(Answer):
@@ -33,17 +33,17 @@ class BaseOut(Answer):
 
 
 def base_out(base: Base) -> BaseOut:
-    """A catalog row as the API shows it."""
-    known = BaseDescription.model_validate(base.description) if base.description else None
+    """A catalog row as the API shows it, also one that an older version described."""
+    known = base.description or {}
     return BaseOut(
         name=base.name,
         status=BaseStatus(base.status),
-        family=known and known.family,
+        family=known.get("family"),
         identity=base.identity,
-        vae_identity=known and known.vae_identity,
-        native_px=known and known.native_px,
-        prediction_type=known and known.prediction_type,
-        parameters=known and known.profile.unet_parameters,
+        vae_identity=known.get("vae_identity"),
+        native_px=known.get("native_px"),
+        prediction_type=known.get("prediction_type"),
+        parameters=known.get("profile", {}).get("unet_parameters"),
         licence=base.licence,
         failure=failure(base.failure_code, base.failure_message),
         created_at=moment(base.created_at),

@@ -155,6 +155,15 @@ def description_of(base: Base) -> BaseDescription:
         ) from None
 
 
+def is_known(base: Base) -> bool:
+    """Whether it was described as this version describes bases."""
+    try:
+        description_of(base)
+    except PatinaError:
+        return False
+    return True
+
+
 def _claim_name(session: Session, name: str, source: str, licence: str | None, identity: str | None) -> Base:
     base = repository.by_name(session, SHARED_OWNER, name)
     if base is None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from sqlalchemy import select
 from starlette.testclient import TestClient
+
+from catalog.bases.models import Base
+from catalog.bases.service import description_of
+from contracts.failures import PatinaError
 
 
 class TestBases:
@@ -17,6 +23,19 @@ class TestBases:
         assert base["identity"] == "a" * 64
         assert "/secret" not in answer.text
         assert client.get("/api/v1/bases").json()["items"] == [base]
+
+    def test_one_that_an_older_version_described_is_still_shown_and_says_how_to_be_used_again(
+        self, client: TestClient, make: Any
+    ) -> None:
+        make.base()
+        with make.parts.database.session() as session:
+            base = session.scalars(select(Base)).one()
+            base.description = {**base.description, "profile": {"unet_parameters": 11}}
+        answer = client.get("/api/v1/bases/emoji")
+        assert (answer.status_code, answer.json()["parameters"]) == (200, 11)
+        with make.parts.database.reading() as session, pytest.raises(PatinaError) as caught:
+            description_of(session.scalars(select(Base)).one())
+        assert "patina bases add" in (caught.value.hint or "")
 
     def test_an_unknown_base_is_not_found_and_the_known_are_named(self, client: TestClient, make: Any) -> None:
         make.base()

@@ -126,3 +126,12 @@ class TestParseBytes:
     def test_refuses_what_is_none(self, text: str) -> None:
         with pytest.raises(ValueError, match="no amount of memory"):
             parse_bytes(text)
+
+
+class TestPlansOfOlderVersions:
+    def test_are_still_read(self) -> None:
+        plan = make_plan(parse_config(SETTINGS), BASE, DATA).model_dump(mode="json")
+        for unknown_then in ("vae", "encoding"):
+            del plan["memory"][unknown_then]
+        del plan["much_upscaled_images"]
+        assert Plan.model_validate(plan).memory.vae == 0
