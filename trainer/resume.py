@@ -111,8 +111,9 @@ def environment_changes(saved: RunState, now: Environment) -> list[str]:
 
 def _changed(name: str, before: object, now: object) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
-        differing = [key for key in before if before[key] != now[key]]
-        return [change for key in differing for change in _changed(f"{name}.{key}", before[key], now[key])]
+        # Of what is by pattern or concept, only one of the two may have a key.
+        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        return [change for key in keys for change in _changed(f"{name}.{key}", before.get(key), now.get(key))]
     return [f"{name} was {before}, is {now}"]
 
 

@@ -7,13 +7,16 @@ import pytest
 from contracts.failures import PatinaError
 from contracts.train import parse_config
 from tests.trainer.test_checkpoint import ENVIRONMENT, state_of
+from trainer.checkpoint import RunState
 from trainer.resume import check_resumable, environment_changes
 
 
 class TestCheckResumable:
-    def check(self, processes: int = 1, digest: str = "b" * 64, **changes: object) -> list[str]:
+    def check(
+        self, processes: int = 1, digest: str = "b" * 64, saved: RunState | None = None, **changes: object
+    ) -> list[str]:
         config = parse_config({}, {key.replace("__", "."): value for key, value in changes.items()})
-        saved = state_of(5)
+        saved = saved or state_of(5)
         return check_resumable(saved, config, base_identity="a" * 64, dataset_digest=digest, processes=processes)
 
     def test_names_every_difference_that_would_change_the_result(self) -> None:
@@ -22,6 +25,13 @@ class TestCheckResumable:
         for words in ("seed was 0, is 1", "optimizer.learning_rate was 0.0001, is 0.5", "the data set was"):
             assert words in caught.value.message
         assert caught.value.code == "checkpoint_mismatch"
+
+    def test_names_what_only_one_of_the_two_says_of_a_pattern_or_a_concept(self) -> None:
+        saved = state_of(5, parse_config({"data": {"concept_weights": {"cat": 2.0}}}))
+        with pytest.raises(PatinaError, match=r"data\.concept_weights\.dog was None, is 3\.0\."):
+            self.check(saved=saved, data__concept_weights={"cat": 2.0, "dog": 3.0})
+        with pytest.raises(PatinaError, match=r"cat was 2\.0, is None; data\.concept_weights\.dog was None, is 2\.0"):
+            self.check(saved=saved, data__concept_weights={"dog": 2.0})
 
     def test_lets_previews_tracking_and_saving_change(self) -> None:
         assert self.check(preview__sampling_steps=3, tracking__enabled=False, checkpoint__keep=5) == []
