@@ -27,7 +27,7 @@ from contracts.dataset import (
     version_digest,
 )
 from contracts.failures import FailureCode, PatinaError
-from contracts.layouts import FileKind, held_out_by_path, kind_of, masked_stem, text_column
+from contracts.layouts import MAX_REPEATS, FileKind, held_out_by_path, kind_of, masked_stem, text_column
 from trainer.images import DAMAGED, IdentityMemory
 
 PARQUET = "data.parquet"
@@ -257,8 +257,8 @@ def _picture(folder: Path, path: Path, entry: dict[str, Any] | None, mask: Path 
     elif held_out_by_path(name):
         split = Split.HELD_OUT
     repeats = entry.get("repeats", 1)
-    if not isinstance(repeats, int) or repeats < 1:
-        problems.append(f"{name} has repeats {repeats!r}; it is a whole number from 1")
+    if not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
+        problems.append(f"{name} has repeats {repeats!r}; it is a whole number from 1 to {MAX_REPEATS}")
         repeats = 1
     concept = entry.get("concept")
     return _Found(

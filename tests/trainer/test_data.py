@@ -155,6 +155,12 @@ class TestReadDataset:
         for word in ("gone.png", "line 2", "half", "two", "bad.webp"):
             assert word in caught.value.message
 
+    def test_refuses_more_repeats_than_an_upload_takes(self, tmp_path: Path, memory: IdentityMemory) -> None:
+        (tmp_path / "a.png").write_bytes(picture((0, 0, 0)))
+        (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x", "repeats": 1000000000}')
+        with pytest.raises(PatinaError, match="repeats 1000000000; it is a whole number from 1 to 1000"):
+            read_dataset(tmp_path, memory)
+
     def test_captions_come_from_the_column_an_upload_would_take(self, tmp_path: Path, memory: IdentityMemory) -> None:
         (tmp_path / "a.png").write_bytes(picture((0, 0, 0)))
         (tmp_path / "metadata.jsonl").write_text(
