@@ -116,18 +116,31 @@ def kill_when(moment: Literal["started", "stepped", "saving"], recipe: Path, run
     """
     word = {"started": '"type":"started"', "stepped": '"type":"step"', "saving": '"type":"step"'}[moment]
     said = run_dir.events.read_text().count(word) if run_dir.events.exists() else 0
+    left_over = set(run_dir.checkpoints.glob(".tmp-*"))
     child = subprocess.Popen([sys.executable, *command(recipe, run_dir.root, cache_dir)], env=environment())
     try:
         while child.poll() is None:
             if run_dir.events.exists() and run_dir.events.read_text().count(word) > said:
                 break
             time.sleep(0.001)
-        while moment == "saving" and child.poll() is None and not list(run_dir.checkpoints.glob(".tmp-*")):
-            pass  # it takes tenths of a second and must not be missed
+        while moment == "saving" and child.poll() is None:
+            # A save takes tenths of a second: it is held where it is and looked at again.
+            if set(run_dir.checkpoints.glob(".tmp-*")) - left_over:
+                hold(child.pid)
+                if set(run_dir.checkpoints.glob(".tmp-*")) - left_over:
+                    break
+                child.send_signal(signal.SIGCONT)
         return child.poll() is None
     finally:
         child.kill()
         child.wait()
+
+
+def hold(pid: int) -> None:
+    """SIGSTOP, and not back before the process has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TZX":
+        time.sleep(0.001)
 
 
 def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
