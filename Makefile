@@ -35,7 +35,7 @@ test: $(STAMP) ## Every test but the slow ones: real processes, real files, real
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow and not full and not gpu" $(PARALLEL)
 
 test-slow: $(STAMP) ## The real but long tests
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "slow and not gpu" $(PARALLEL)
 
 test-full: $(STAMP) ## Full-size SDXL with random weights: train 3 steps, register, generate (16 GB of memory)
 	$(BIN)/python -m pytest -m "full and not gpu" --timeout=3600 -s
