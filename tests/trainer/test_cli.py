@@ -59,10 +59,11 @@ class TestRefusals:
 
 class TestPlan:
     def test_says_what_a_run_takes(
-        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, base_dir: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
-        words = ["plan", str(recipe), "--cache-dir", str(cache_dir)]
+        # A cache of its own: in the shared one another test's run may have left what its steps took.
+        words = ["plan", str(recipe), "--cache-dir", str(tmp_path / "cache")]
         assert main([*words, "--json", "--processes", "2"]) == 0
         plan = json.loads(capsys.readouterr().out)
         assert (plan["images"], plan["held_out_images"], plan["global_batch"]) == (7, 2, 8)
