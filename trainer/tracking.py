@@ -67,8 +67,9 @@ class Tracking:
         if self._run is None:
             return
         self._say(mode, f"{reason}; writing to {self.where}" if reason else self.where)
-        for said in _before(run_dir.events, step):
-            self(said)
+        with self._shielding("W&B lacks what earlier attempts said; events.jsonl has it"):
+            for said in _before(run_dir.events, step):
+                self(said)
 
     def __call__(self, event: Event) -> None:
         self._step = max(self._step, event.step)

@@ -253,6 +253,17 @@ class TestFailing:
         assert run.asked == ["log", "finish"]
         assert modes(said) == ["offline", "degraded", "degraded"]
 
+    def test_an_event_of_an_earlier_attempt_that_cannot_be_read_ends_nothing(
+        self, tmp_path: Path, said: list[Event]
+    ) -> None:
+        RunDir(tmp_path).events.write_text('{"type":"step","step":1,"of":"another version"}\n')
+        tracking = start(tmp_path, said, at=1)
+        assert modes(said) == ["offline", "degraded"]
+        tracking(step(2))
+        tracking.finish(failed=False)
+        (file,) = offline_files(tmp_path)
+        assert [row["train/step"] for row in history(file)] == [2]
+
     def test_a_start_that_fails_is_said_without_its_words(
         self, tmp_path: Path, said: list[Event], monkeypatch: pytest.MonkeyPatch
     ) -> None:
