@@ -23,7 +23,7 @@ from sdxl import files as base_files
 from sdxl import original, tensor_files
 from sdxl.dialects import said
 from sdxl.files import COMPONENTS, BaseFiles
-from sdxl.full import keys_by_component, require_base
+from sdxl.full import keys_by_component, require_base, require_same
 from sdxl.identity import identities
 from sdxl.networks import schedule_as_trained, scheduler_config
 from sdxl.tensor_files import TAIL_HASH, Entry, finite, unreadable
@@ -74,12 +74,7 @@ def open_whole(files: BaseFiles, weights: Path | None = None, *, cache_dir: Path
         table, metadata = tensor_files.shapes_of(file), file.metadata() or {}
     header = AdapterHeader.from_metadata(metadata)
     for component, keys in keys_by_component(table).items():
-        expected = base_files.shapes(files, component)
-        if differing := sorted(keys.keys() ^ expected.keys()):
-            raise unreadable(f"{len(differing)} tensors differ from the base's {component}, such as {differing[0]}.")
-        for name, key in keys.items():
-            if table[key] != expected[name]:
-                raise unreadable(f"{key} has shape {table[key]}, the base's has {expected[name]}.")
+        require_same({name: table[key] for name, key in keys.items()}, base_files.shapes(files, component), component)
     if header is not None:
         require_base(header, identities(files, cache_dir)[0])
     return Whole(files, weights, header, said(metadata))

@@ -38,11 +38,20 @@ def check_full(path: Path, shapes: Mapping[str, tuple[int, ...]], *, base_identi
     with tensor_files.opened(path) as file:
         require_base(AdapterHeader.from_metadata(file.metadata()), base_identity)
         table = tensor_files.shapes_of(file)
-    if differing := sorted(table.keys() ^ shapes.keys()):
-        raise unreadable(f"{len(differing)} tensors differ from the base's UNet, such as {differing[0]}.")
-    for key, shape in table.items():
-        if shape != shapes[key]:
-            raise unreadable(f"{key} has shape {shape}, the base's has {shapes[key]}.")
+    require_same(table, shapes, "UNet")
+
+
+def require_same(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Refuse tensors that are not those of the base's ``what``, name for name and shape for shape.
+
+    Raises:
+        PatinaError: WEIGHTS_UNREADABLE.
+    """
+    if differing := sorted(found.keys() ^ wanted.keys()):
+        raise unreadable(f"{len(differing)} tensors differ from the base's {what}, such as {differing[0]}.")
+    for name, shape in found.items():
+        if shape != wanted[name]:
+            raise unreadable(f"{name} has shape {shape}, the base's has {wanted[name]}.")
 
 
 def keys_by_component(keys: Iterable[str]) -> dict[str, dict[str, str]]:

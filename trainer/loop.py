@@ -245,7 +245,7 @@ def _not_finite(step: int, loss: float, samples: Sequence[int], feed: Feed) -> P
     return PatinaError(
         FailureCode.NAN_LOSS,
         f"The {what} of step {step} is not a finite number. In its batch: {', '.join(names[:NAMED])}{more}. "
-        "The weights are those of the step before; the last checkpoint is kept.",
+        "Nothing is saved of that step; the last checkpoint is kept.",
     )
 
 

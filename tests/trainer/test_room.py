@@ -33,6 +33,17 @@ def no_room_for_more_than(limit_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def fill_the_disk_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full while the checkpoint of ``step`` is written, and has room again after."""
+    write = trainer.checkpoint._write
+
+    def filling_up(folder: Path, state: trainer.checkpoint.RunState, groups: object) -> None:
+        with no_room_for_more_than(10_000 if state.step == step else 1 << 30):
+            write(folder, state, groups)  # type: ignore[arg-type]  # passed on as they are
+
+    monkeypatch.setattr(trainer.checkpoint, "_write", filling_up)
+
+
 class TestCheckRoom:
     def test_adds_up_what_is_on_one_disk_and_says_how_much_is_missing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,13 +93,7 @@ class TestARun:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        write = trainer.checkpoint._write
-
-        def filling_up(folder: Path, state: trainer.checkpoint.RunState, groups: object) -> None:
-            with no_room_for_more_than(10_000 if state.step == 4 else 1 << 30):
-                write(folder, state, groups)  # type: ignore[arg-type]  # passed on as they are
-
-        monkeypatch.setattr(trainer.checkpoint, "_write", filling_up)
+        fill_the_disk_at(4, monkeypatch)
         recipe = make_recipe(
             tmp_path / "r.yaml", base_dir, pictures,
             preview__prompts=[], held_out__every_steps=None, checkpoint__every_steps=2, checkpoint__keep=9,
@@ -110,19 +115,13 @@ class TestARun:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        write = trainer.checkpoint._write
-
-        def filling_up(folder: Path, state: trainer.checkpoint.RunState, groups: object) -> None:
-            with no_room_for_more_than(10_000 if state.step == 3 else 1 << 30):
-                write(folder, state, groups)  # type: ignore[arg-type]  # passed on as they are
-
         recipe = make_recipe(
             tmp_path / "r.yaml", base_dir, pictures,
             preview__prompts=[], held_out__every_steps=None, checkpoint__every_steps=2,
         )  # fmt: skip
         run_dir = RunDir(tmp_path / "run")
         stop_after(3, run_dir.root, monkeypatch)
-        monkeypatch.setattr(trainer.checkpoint, "_write", filling_up)
+        fill_the_disk_at(3, monkeypatch)
         assert train(recipe, run_dir.root, cache_dir) == 1
         outcome = outcome_of(run_dir.root)
         assert isinstance(outcome, Failed)
