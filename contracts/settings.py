@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from pydantic import ValidationError
 
 from contracts.failures import FieldError, InvalidInput, field_errors
 
 PREFIX = "PATINA_"
-WAITING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""For every process that computes on the CPU: threads that wait for each other give their core away.
 
-OpenMP's wait by spinning; when others want the cores too, a step of the demo base took 80 times as long (docs/log.md,
-2026-11-27). Read by the library when it is loaded, so it must be in the environment before torch is.
-"""
+
+def waiting_threads(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the environment of a process that computes on the CPU, unless it says so itself: how long threads
+    that wait for each other spin before they give their core away.
+
+    Left alone, OpenMP's spin for milliseconds; when others want the cores too, a step of the demo base took 80 times as
+    long. Without any spinning it takes 1.6 times as long on a quiet machine (docs/log.md, 2026-11-27). Read by the
+    library when it is loaded, so it must be in the environment before torch is.
+    """
+    said = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys()
+    return {} if said else {"GOMP_SPINCOUNT": "30000"}
 
 
 def unusable(error: ValidationError) -> InvalidInput:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from broker import embedded
 from broker.app import QUEUES
 from broker.settings import BrokerSettings
-from contracts.settings import WAITING_THREADS
+from contracts.settings import waiting_threads
 from patina.child import command
 from patina.children import Child, launcher
 from patina.home import MARKER, home_id
@@ -21,7 +21,7 @@ from patina.settings import Settings, environment_of
 def environment(settings: Settings) -> dict[str, str]:
     """What every child finds in its environment: ours, the settings, and the mark it is found by."""
     return {
-        **WAITING_THREADS,
+        **waiting_threads(os.environ),
         **os.environ,
         **environment_of(settings),
         MARKER: home_id(settings.folder),

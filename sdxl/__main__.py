@@ -6,21 +6,16 @@ For callers that must not load torch themselves.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from contracts.failures import PatinaError
+from sdxl.base import describe
 
 
 def main(arguments: Sequence[str]) -> int:
     """Describe one base; the exit code."""
-    # bitsandbytes recommends a further library when it is loaded, which diffusers does whether it is used or not.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # An inner import, as in trainer/cli.py: what is said while diffusers loads is settled before.
-    from sdxl.base import describe
-
     path, cache = Path(arguments[1]), Path(arguments[2]) if len(arguments) > 2 else None
     try:
         document, code = describe(path, cache_dir=cache).model_dump_json(), 0

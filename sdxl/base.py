@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPTokenizer
 
 from contracts.base import BaseDescription, Family, PredictionType
 from contracts.precision import Quantization
@@ -21,6 +20,7 @@ from sdxl.files import BaseFiles, open_base
 from sdxl.identity import identities
 from sdxl.networks import load_network, native_px, scheduler_config, vae_factor
 from sdxl.profile import profile_of
+from sdxl.stock import CLIPTokenizer
 
 ALL_COMPONENTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"})
 TEXT_COMPONENTS = frozenset({"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"})

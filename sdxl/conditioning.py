@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import CLIPTokenizer
 
 from sdxl.base import Base
+from sdxl.stock import CLIPTokenizer
 from sdxl.tokens import MAX_TOKENS
 
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from contracts.base import PredictionType
 from contracts.precision import Quantization
@@ -19,6 +17,7 @@ from sdxl import files as base_files
 from sdxl.family import unreadable
 from sdxl.files import BaseFiles
 from sdxl.quantized import QuantizedLinear, quantizable
+from sdxl.stock import AutoencoderKL, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, UNet2DConditionModel
 
 ZERO_TERMINAL_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 """Of a scheduler's config: betas rescaled so that the last step is pure noise, and sampling that begins there

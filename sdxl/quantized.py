@@ -7,7 +7,6 @@ nothing about adapters or files.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, cast
 
 import torch
@@ -16,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from contracts.precision import Quantization
+from sdxl.stock import bitsandbytes
 
 BLOCK = 64
 """Elements of nf4 that share a scale; what the paper found no worse than smaller ones."""
@@ -38,11 +38,11 @@ class QuantizedLinear(nn.Linear):
         self.out_features, self.in_features = weight.shape
         self.kind, self.dtype = kind, dtype
         if kind == "nf4":
-            packed, self._scales = _functional().quantize_4bit(
+            packed, self._scales = bitsandbytes("functional").quantize_4bit(
                 weight.to(dtype), blocksize=BLOCK, quant_type="nf4", compress_statistics=True
             )
         else:
-            packed, self._scales, _ = _functional().int8_vectorwise_quant(weight.to(torch.float16))
+            packed, self._scales, _ = bitsandbytes("functional").int8_vectorwise_quant(weight.to(torch.float16))
         self.register_buffer("packed", packed, persistent=False)
         self.register_parameter("bias", nn.Parameter(torch.empty(self.out_features, device="meta")) if bias else None)
 
@@ -50,8 +50,10 @@ class QuantizedLinear(nn.Linear):
     def weight(self) -> torch.Tensor:  # type: ignore[override]  # it has none to set
         """[out, in] in ``dtype``: a new tensor each time."""
         if self.kind == "nf4":
-            return cast(torch.Tensor, _functional().dequantize_4bit(self.packed, self._scales))
-        return cast(torch.Tensor, _functional().int8_vectorwise_dequant(self.packed, self._scales)).to(self.dtype)
+            return cast(torch.Tensor, bitsandbytes("functional").dequantize_4bit(self.packed, self._scales))
+        return cast(torch.Tensor, bitsandbytes("functional").int8_vectorwise_dequant(self.packed, self._scales)).to(
+            self.dtype
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return cast(torch.Tensor, _Product.apply(x, self))
@@ -79,8 +81,3 @@ def quantizable(unet: nn.Module) -> frozenset[str]:
     return frozenset(
         name for name, module in unet.named_modules() if isinstance(module, nn.Linear) and ".attentions." in f".{name}"
     )
-
-
-def _functional() -> Any:
-    """Loaded only where weights are quantised: the library is optional, and whoever configures a run checks for it."""
-    return importlib.import_module("bitsandbytes.functional")

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from diffusers import EulerDiscreteScheduler
 from numpy.typing import NDArray
 
 from sdxl.base import Base
 from sdxl.conditioning import Conditioning, join, time_ids
+from sdxl.stock import EulerDiscreteScheduler
 
 OnStep = Callable[[int, int], None]
 """Called after each step with (steps done, steps in all); raising from it stops the sampling."""

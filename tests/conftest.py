@@ -1,6 +1,7 @@
-"""For every test: threads that wait give their core away, as in the product; and the longest files come first.
+"""For every test: threads that wait give their core away at once, as tests run side by side; and the longest files
+come first.
 
-So no worker is left alone with one of them at the end.
+No worker is left alone with one of them at the end.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.settings import WAITING_THREADS
-
-os.environ.update({**WAITING_THREADS, **os.environ})
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).parent
 LONGEST = (

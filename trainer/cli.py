@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.console import Console
 from contracts.failures import FAILURES, InvalidInput, PatinaError
 from contracts.fitting import parse_bytes
 from contracts.rundir import Failed, RunDir
-from contracts.settings import WAITING_THREADS
+from contracts.settings import waiting_threads
 from trainer.files import write_atomically
 from trainer.needs import refuse_missing_libraries
 from trainer.recipe import Recipe, read_recipe
@@ -29,8 +28,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status: 0 for done, 1 after an error, 2 for misuse, 130 when interrupted."""
-    for name, value in WAITING_THREADS.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(waiting_threads(os.environ))
     words = list(arguments)
     planning = words[:1] == ["plan"]
     if planning:
@@ -61,8 +59,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def _train(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
     refuse_missing_libraries(recipe.config)
-    # bitsandbytes recommends a further library when it is loaded, which diffusers does whether it is used or not.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if recipe.config.tracking.enabled:
         # What wandb.init loads: its models look for their own source in every module there is, so it takes 0.7 s
         # now and 1.4 s once torch and transformers are loaded (processor time of two cores with other work).

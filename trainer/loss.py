@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from contracts.base import PredictionType
+from sdxl.stock import DDPMScheduler
 
 
 def alphas_cumprod(scheduler_config: Mapping[str, Any]) -> torch.Tensor:

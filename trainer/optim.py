@@ -6,16 +6,15 @@ parameters are for, nor where the share of the peak rate comes from.
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.optimization import Adafactor
 
 from contracts.optimizers import BITSANDBYTES_KINDS, OptimizerSettings
+from sdxl.stock import Adafactor, bitsandbytes
 from trainer.flat import FlatParameters
 
 PIECE_ELEMENTS = 1 << 24
@@ -138,11 +137,8 @@ def _adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.o
 
 
 def _eight_bit(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Dettmers et al. 2022 (arXiv:2110.02861): states in 8 bits, a scale for every 256 elements.
-
-    The library is loaded here and not above: it is optional, and trainer/needs.py has made sure of it.
-    """
-    optim = importlib.import_module("bitsandbytes").optim
+    """Dettmers et al. 2022 (arXiv:2110.02861): states in 8 bits, a scale for every 256 elements."""
+    optim = bitsandbytes("optim")
     shared = {"betas": settings.betas, "weight_decay": settings.weight_decay, "min_8bit_size": 0}
     if settings.kind == "lion8bit":
         inner = optim.Lion8bit(groups, **shared)

@@ -17,7 +17,7 @@ import structlog
 import yaml
 
 from contracts.rundir import Control, Grace, RunDir
-from contracts.settings import WAITING_THREADS
+from contracts.settings import waiting_threads
 from worker.processes import end_marked, marks
 from worker.settings import visible_gpus
 
@@ -157,7 +157,7 @@ def accelerate_config(launch: Launch) -> dict[str, object]:
 def environment(launch: Launch) -> dict[str, str]:
     """The trainer's environment: ours without what it need not know, with the marks it is found by."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(SECRET_PREFIXES)}
-    return {**WAITING_THREADS, **kept} | {
+    return {**waiting_threads(kept), **kept} | {
         **marks(launch.attempt, launch.home),
         "CUDA_VISIBLE_DEVICES": ",".join(_gpus(launch)),
         "OMP_NUM_THREADS": str(launch.threads),

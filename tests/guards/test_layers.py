@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -53,6 +54,19 @@ class TestWhatIsLoaded:
 
     def test_the_command_starts_without_databases_and_brokers(self, root: Path) -> None:
         assert _loaded(root, ["patina.cli"], ("sqlalchemy", "redis", "celery", "fastapi", *HEAVY)) == []
+
+    def test_the_trainer_and_the_engine_start_without_bitsandbytes_which_their_libraries_would_load(
+        self, root: Path
+    ) -> None:
+        modules = ["trainer.attempt", "trainer.planning", "inference.engine", "sdxl.formats"]
+        assert _loaded(root, modules, ("diffusers", "bitsandbytes")) == ["diffusers"]
+
+    def test_one_module_alone_loads_diffusers_and_transformers(self, root: Path) -> None:
+        loading = re.compile(r"^\s*(from|import) (diffusers|transformers)\b", re.MULTILINE)
+        packages = ("sdxl", "trainer", "inference", "worker")
+        files = [file for package in packages for file in (root / package).rglob("*.py")]
+        found = [file.relative_to(root).as_posix() for file in files if loading.search(file.read_text())]
+        assert found == ["sdxl/stock.py"]
 
 
 def _modules(root: Path, package: str) -> list[str]:

@@ -75,9 +75,11 @@ class TestEnvironment:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-        assert environment(launch())["OMP_WAIT_POLICY"] == "PASSIVE"
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+        assert 0 < int(environment(launch())["GOMP_SPINCOUNT"]) < 100_000
         monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
         assert environment(launch())["OMP_WAIT_POLICY"] == "ACTIVE"
+        assert "GOMP_SPINCOUNT" not in environment(launch())
 
     def test_shows_the_leased_devices_alone_by_their_own_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aaa,GPU-bbb")
