@@ -25,6 +25,8 @@ from trainer.weights import Trainable
 REPEATS = 3
 ENOUGH_S = 0.5
 """Small networks are measured more often than REPEATS, until this much time has gone."""
+MOST_SHARE = 0.1
+"""Of the time that the steps took: what measuring may take, beyond one pass. A short run is not made a long one."""
 
 Slices = list[tuple[int, ...]]
 """The samples of each forward pass of this rank's share of a step; an empty slice runs a stand-in of weight zero."""
@@ -64,6 +66,10 @@ class Paces:
                 shape.append((batch.bucket, len(slices[-1])))
         self._by_shape.setdefault(tuple(shape), _Alike(step, slices)).seconds.append(seconds)
 
+    def seconds(self) -> float:
+        """Of all steps together."""
+        return sum(sum(alike.seconds) for alike in self._by_shape.values())
+
     def usual(self) -> _Alike | None:
         """The steps of the shape that most had; None before any step."""
         return max(self._by_shape.values(), key=lambda alike: len(alike.seconds), default=None)
@@ -78,17 +84,18 @@ def pace(paces: Paces, model: Trainable, feed: Feed, step: int) -> Paced | None:
     if usual is None:
         return None
     inputs = [feed(usual.step, indices) for indices in usual.slices]
-    floor_s = floor_seconds(model, inputs)
+    floor_s = floor_seconds(model, inputs, MOST_SHARE * paces.seconds())
     return Paced(at=time.time(), step=step, step_s=usual.median_s, floor_s=floor_s, ratio=usual.median_s / floor_s)
 
 
-def floor_seconds(model: Trainable, inputs: list[Inputs]) -> float:
-    """The floor of a step with these forward passes: the median over a few times."""
+def floor_seconds(model: Trainable, inputs: list[Inputs], most_s: float) -> float:
+    """The floor of a step with these forward passes: the median over a few times, no more begun after ``most_s``."""
     taken: list[float] = []
-    began = time.perf_counter()
+    spent = 0.0
     with bare(model):
-        while len(taken) < REPEATS or time.perf_counter() - began < ENOUGH_S:
+        while not taken or (spent < most_s and (len(taken) < REPEATS or spent < ENOUGH_S)):
             taken.append(sum(bare_pass(model, one) for one in inputs))
+            spent += taken[-1]
     return statistics.median(taken)
 
 

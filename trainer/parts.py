@@ -30,6 +30,7 @@ from trainer.captions import Captions, make_captions
 from trainer.control import Requests
 from trainer.draws import keyed_seed
 from trainer.feed import Feed, Views, make_schedule, make_views
+from trainer.freeing import give_back_memory
 from trainer.images import IdentityMemory
 from trainer.latents import Latents, OnDone, Texts, View, cached_latents, cached_texts, live_latents, live_texts
 from trainer.loss import alphas_cumprod
@@ -153,6 +154,7 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
     classes, read = _classes(job, found, encoded, processes, requests, report)
     latents = _latents(job, found, views, classes.rows, read, processes, requests, report)
     report(events.Progress(at=time.time(), phase="loading", done=0, total=1))
+    give_back_memory()
     model = load_trainable(job.recipe.base_dir, config, processes.device)
     if job.recipe.init_weights is not None:
         start_from(job.recipe.init_weights, model, found.base_identity)

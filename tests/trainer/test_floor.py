@@ -66,7 +66,7 @@ class TestTheFloor:
         inputs = _inputs(model)
         trained = {name for name, one in model.base.unet.named_parameters() if one.requires_grad}
         before, weights = _predict(model, inputs), model.parameters.vector.clone()
-        assert floor_seconds(model, [inputs, inputs]) > 0
+        assert floor_seconds(model, [inputs, inputs], 1.0) > 0
         assert {name for name, one in model.base.unet.named_parameters() if one.requires_grad} == trained
         assert torch.equal(model.parameters.vector, weights)
         assert not model.parameters.gradient.any()
