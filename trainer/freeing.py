@@ -1,7 +1,8 @@
 """Memory of what has gone goes back to the system: before the model comes, what encoded for it is no longer counted.
 
 The allocators below torch keep what is freed for themselves: glibc's heap as soon as something that stays lies above
-it (at full size the 3.3 GB of text encoders stayed in the process beside the UNet), CUDA's for the process's next tensors.
+it (at full size the 3.3 GB of text encoders stayed in the process beside the UNet), CUDA's for what the process makes
+next.
 """
 
 from __future__ import annotations
