@@ -8,14 +8,12 @@ next.
 from __future__ import annotations
 
 import ctypes
-import gc
 
 import torch
 
 
 def give_back_memory() -> None:
     """Return every free page; on a C library that cannot say so, as on macOS, it is left to that library."""
-    gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
