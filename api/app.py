@@ -44,7 +44,8 @@ from broker.settings import BrokerSettings
 from catalog.blobs import BlobStore
 from catalog.db import Database
 from catalog.keys import service as keys
-from contracts.failures import FailureCode, PatinaError, field_errors
+from contracts.failures import FailureCode, PatinaError
+from contracts.mistakes import field_errors
 
 VERSION = "0.1.0"
 NOTE_USE_EVERY_S = 60.0

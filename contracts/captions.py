@@ -17,6 +17,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from contracts.config import Frozen
+from contracts.mistakes import Contradiction, Contradictions
 
 MAX_CAPTION_CHARACTERS = 10_000
 MOST_VARIANTS = 32
@@ -58,7 +59,8 @@ class CaptionSettings(Frozen):
     @model_validator(mode="after")
     def _keep_tokens_keeps_from_something(self) -> Self:
         if self.keep_tokens and not (self.shuffle or self.tag_dropout):
-            raise ValueError("keep_tokens has no effect without shuffle or tag_dropout")
+            message = "has no effect without shuffle or tag_dropout"
+            raise Contradictions([Contradiction("/keep_tokens", message, ("/shuffle", "/tag_dropout"))])
         return self
 
 

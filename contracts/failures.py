@@ -8,12 +8,8 @@ Knows nothing about HTTP statuses (api/errors.py) or about who raises what.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
-
-from pydantic import ValidationError
 
 from contracts.config import Frozen
 
@@ -214,17 +210,6 @@ class FieldError(Frozen):
     message: str
 
 
-class Contradictions(ValueError):
-    """What a validator over several fields raises: every rule that is broken, each at its field.
-
-    Pointers are relative to the model whose validator raises it.
-    """
-
-    def __init__(self, errors: Sequence[FieldError]) -> None:
-        self.errors = tuple(errors)
-        super().__init__("; ".join(f"{error.pointer.strip('/').replace('/', '.')} {error.message}" for error in errors))
-
-
 class PatinaError(Exception):
     """A refusal or failure whose text may be shown: code, message, what to do next.
 
@@ -252,40 +237,3 @@ class InvalidInput(PatinaError):
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 NAME_WORDS = "use a-z, 0-9, '.', '_' and '-', beginning with a letter or digit, at most 64 characters"
-
-
-TYPE_WORDS = {
-    "bool_type": "true or false",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "string_type": "text",
-}
-"""What a value must be, for pydantic's errors of type."""
-
-
-def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
-    """Every error of a pydantic validation as pointer and words."""
-    return [found for e in error.errors() for found in _field_errors(e, prefix + _pointer(e["loc"]))]
-
-
-def _field_errors(error: Any, pointer: str) -> list[FieldError]:
-    raised = error.get("ctx", {}).get("error")
-    if isinstance(raised, Contradictions):
-        return [FieldError(pointer=pointer + one.pointer, message=one.message) for one in raised.errors]
-    return [FieldError(pointer=pointer, message=_words(error))]
-
-
-def _pointer(location: Sequence[int | str]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
-
-
-def _words(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return "there is no such setting; check the spelling"
-    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:
-        return f"'{error['input']}' is no name: {NAME_WORDS}"
-    if error["type"] in TYPE_WORDS and isinstance(error["input"], str | int | float):
-        return f"must be {TYPE_WORDS[error['type']]}, not {json.dumps(error['input'], ensure_ascii=False)[:100]}"
-    if error["type"] == "model_type":
-        return "must hold settings by name"
-    return str(error["msg"]).removeprefix("Value error, ")

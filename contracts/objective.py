@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 
 from contracts.base import PredictionType
 from contracts.config import Frozen
-from contracts.failures import Contradictions, FieldError
+from contracts.failures import FieldError
+from contracts.mistakes import Contradiction, Contradictions
 
 
 class MaskedSettings(Frozen):
@@ -83,15 +84,15 @@ class LossSettings(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        errors = []
+        broken = []
         if self.max_timestep is not None and self.max_timestep < self.min_timestep:
             message = f"({self.max_timestep}) must not be below min_timestep ({self.min_timestep})"
-            errors.append(FieldError(pointer="/max_timestep", message=message))
+            broken.append(Contradiction("/max_timestep", message, ("/min_timestep",)))
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             message = f"needs v-prediction, not epsilon: {PURE_NOISE}"
-            errors.append(FieldError(pointer="/zero_terminal_snr", message=message))
-        if errors:
-            raise Contradictions(errors)
+            broken.append(Contradiction("/zero_terminal_snr", message, ("/prediction_type",)))
+        if broken:
+            raise Contradictions(broken)
         return self
 
 
@@ -108,17 +109,17 @@ def misfits(loss: LossSettings, base_predicts: PredictionType) -> list[FieldErro
 
 def objective_contradictions(
     loss: LossSettings, prior: PriorSettings | None, *, adds_gradients: bool, random_crop: bool
-) -> list[FieldError]:
+) -> list[Contradiction]:
     """Which of these settings exclude each other, and why.
 
     Args:
         adds_gradients: whether those of several backward passes can be added up.
     """
-    errors = []
+    broken = []
     if prior is not None and not adds_gradients:
         message = "must be null with bf16 weights or full.fused_backward: it adds the gradients of two backward passes"
-        errors.append(FieldError(pointer="/prior", message=message))
+        broken.append(Contradiction("/prior", message, ("/full/master_weights", "/full/fused_backward")))
     if loss.masked is not None and loss.masked.unmasked_weight == 0 and random_crop:
         message = "must be above 0 with data.crop random: a window may hold nothing of what the mask shows"
-        errors.append(FieldError(pointer="/loss/masked/unmasked_weight", message=message))
-    return errors
+        broken.append(Contradiction("/loss/masked/unmasked_weight", message, ("/data/crop",)))
+    return broken

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from contracts.config import Frozen
-from contracts.failures import Contradictions, FieldError
+from contracts.mistakes import Contradiction, Contradictions
 
 OptimizerKind = Literal["adamw", "adamw8bit", "paged-adamw8bit", "lion8bit", "adafactor"]
 Schedule = Literal["constant", "linear", "cosine", "cosine-with-restarts", "polynomial"]
@@ -105,21 +105,24 @@ class OptimizerSettings(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong: dict[str, str] = {}
+        broken = []
         for name in ("betas", "epsilon"):
             given, has = getattr(self, name) is not None, DEFAULTS[self.kind][name] is not None
             if given != has:
-                wrong[name] = f"{self.kind} has none: leave it out" if given else f"{self.kind} needs it"
+                message = f"{self.kind} has none: leave it out" if given else f"{self.kind} needs it"
+                broken.append(Contradiction(f"/{name}", message, ("/kind",)))
         for name, schedule in (("cycles", "cosine-with-restarts"), ("power", "polynomial")):
             given = getattr(self, name) is not None
             if given and self.schedule != schedule:
-                wrong[name] = f"belongs to the schedule {schedule}, not to {self.schedule}"
+                message = f"belongs to the schedule {schedule}, not to {self.schedule}"
+                broken.append(Contradiction(f"/{name}", message, ("/schedule",)))
             if not given and self.schedule == schedule:
-                wrong[name] = f"is needed by the schedule {schedule}"
+                broken.append(Contradiction(f"/{name}", f"is needed by the schedule {schedule}", ("/schedule",)))
         if self.warmup_steps and self.warmup_share is not None:
-            wrong["warmup_share"] = "says the same thing as warmup_steps: give one of them"
-        if wrong:
-            raise Contradictions([FieldError(pointer=f"/{name}", message=text) for name, text in wrong.items()])
+            message = "says the same thing as warmup_steps: give one of them"
+            broken.append(Contradiction("/warmup_share", message, ("/warmup_steps",)))
+        if broken:
+            raise Contradictions(broken)
         return self
 
     def warmup(self, steps: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from contracts.config import Frozen
-from contracts.failures import FieldError
+from contracts.mistakes import Contradiction
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Quantization = Literal["nf4", "int8"]
@@ -32,34 +32,36 @@ def contradictions(
     full: FullSettings,
     accumulates: bool,
     clips: bool,
-) -> list[FieldError]:
+) -> list[Contradiction]:
     """Which of these settings exclude each other, and why.
 
     Args:
         accumulates: a step has several backward passes.
         clips: gradients are scaled to a common norm.
     """
-    wrong: dict[str, str] = {}
+    broken = []
     if method != "full" and full != FullSettings():
-        wrong["/full"] = "belongs to method full; adapters are small and always kept in fp32"
+        message = "belongs to method full; adapters are small and always kept in fp32"
+        broken.append(Contradiction("/full", message, ("/method",)))
     if method == "full" and quantize is not None:
-        wrong["/quantize"] = "must be null with method full: weights that are trained cannot be kept in a few bits"
-    if full.master_weights == "bf16-stochastic":
-        if precision != "bf16":
-            wrong["/precision"] = "must be bf16 where the weights are (full.master_weights)"
-        if accumulates:
-            wrong["/gradient_accumulation_steps"] = (
-                "must be 1 with bf16 weights: sums of bf16 gradients lose their ends"
-            )
-    if full.fused_backward:
-        if accumulates:
-            wrong["/gradient_accumulation_steps"] = (
-                "must be 1 with full.fused_backward, which keeps no gradient to add to"
-            )
-        if clips:
-            wrong["/optimizer/max_grad_norm"] = (
-                "must be null with full.fused_backward: a common norm needs all gradients"
-            )
-        if precision == "fp16":
-            wrong["/precision"] = "must not be fp16 with full.fused_backward: overflows are known when all is updated"
-    return [FieldError(pointer=pointer, message=message) for pointer, message in wrong.items()]
+        message = "must be null with method full: weights that are trained cannot be kept in a few bits"
+        broken.append(Contradiction("/quantize", message, ("/method",)))
+    in_bf16, fused = full.master_weights == "bf16-stochastic", full.fused_backward
+    if in_bf16 and precision != "bf16":
+        message = "must be bf16 where the weights are (full.master_weights)"
+        broken.append(Contradiction("/precision", message, ("/full/master_weights",)))
+    elif fused and precision == "fp16":
+        message = "must not be fp16 with full.fused_backward: overflows are known when all is updated"
+        broken.append(Contradiction("/precision", message, ("/full/fused_backward",)))
+    if fused and accumulates:
+        message = "must be 1 with full.fused_backward, which keeps no gradient to add to"
+        broken.append(Contradiction("/gradient_accumulation_steps", message, ("/full/fused_backward",)))
+    elif in_bf16 and accumulates:
+        message = "must be 1 with bf16 weights: sums of bf16 gradients lose their ends"
+        broken.append(Contradiction("/gradient_accumulation_steps", message, ("/full/master_weights",)))
+    if fused and clips:
+        message = "must be null with full.fused_backward: a common norm needs all gradients"
+        # The default is the kind's own.
+        beside = ("/full/fused_backward", "/optimizer/kind")
+        broken.append(Contradiction("/optimizer/max_grad_norm", message, beside))
+    return broken

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
-from contracts.failures import FieldError, InvalidInput, field_errors
+from contracts.failures import FieldError, InvalidInput
+from contracts.mistakes import field_errors
 
 PREFIX = "PATINA_"
 

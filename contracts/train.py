@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from contracts.captions import CaptionSettings
 from contracts.config import Frozen, digest
-from contracts.failures import NAME_PATTERN, Contradictions, FieldError, InvalidInput, field_errors
+from contracts.failures import NAME_PATTERN, InvalidInput
 from contracts.lora import LoraSettings
+from contracts.mistakes import Contradiction, Contradictions, checked
 from contracts.mixing import Weight
 from contracts.objective import EmaSettings, LossSettings, PriorSettings, objective_contradictions
 from contracts.optimizers import OptimizerSettings
 from contracts.precision import FullSettings, Precision, Quantization, contradictions
-from contracts.written import validated, with_overrides
+from contracts.written import with_overrides
 
 WEIGHTS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 
@@ -106,10 +107,15 @@ class HeldOutSettings(Frozen):
 
     @model_validator(mode="after")
     def _measures_what_it_judges_by(self) -> Self:
+        broken = []
         if self.stop_after is not None and self.every_steps is None:
-            raise ValueError("stop_after counts measurements: set held_out.every_steps")
+            message = "counts measurements: set held_out.every_steps"
+            broken.append(Contradiction("/stop_after", message, ("/every_steps",)))
         if self.publish == "best" and (self.every_steps is None or not self.keep_best):
-            raise ValueError("publish: best needs held_out.every_steps and held_out.keep_best")
+            message = "best needs held_out.every_steps and held_out.keep_best"
+            broken.append(Contradiction("/publish", message, ("/every_steps", "/keep_best")))
+        if broken:
+            raise Contradictions(broken)
         return self
 
 
@@ -210,11 +216,11 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        errors = []
+        broken = []
         if (warmup := self.optimizer.warmup(self.steps)) >= self.steps:
             message = f"the warm-up of {warmup} steps must be below steps ({self.steps})"
-            errors.append(FieldError(pointer="/optimizer/warmup_steps", message=message))
-        errors += contradictions(
+            broken.append(Contradiction("/optimizer/warmup_steps", message, ("/optimizer/warmup_share", "/steps")))
+        broken += contradictions(
             method=self.method,
             precision=self.precision,
             quantize=self.quantize,
@@ -222,14 +228,14 @@ class TrainConfig(Frozen):
             accumulates=self.gradient_accumulation_steps > 1,
             clips=self.optimizer.max_grad_norm is not None,
         )
-        errors += objective_contradictions(
+        broken += objective_contradictions(
             self.loss,
             self.prior,
             adds_gradients=not self.full.fused_backward and self.full.master_weights == "fp32",
             random_crop=self.data.crop == "random",
         )
-        if errors:
-            raise Contradictions(errors)
+        if broken:
+            raise Contradictions(broken)
         return self
 
     @property
@@ -255,10 +261,7 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any] | None 
         InvalidInput: with every unknown key, wrong value and contradiction at once.
     """
     merged, errors = with_overrides(values, overrides or {})
-    try:
-        config = validated(TrainConfig, merged)
-    except ValidationError as error:
-        raise InvalidInput([*errors, *field_errors(error)], hint="See docs/recipes.md for every setting.") from None
-    if errors:
-        raise InvalidInput(errors, hint="See docs/recipes.md for every setting.")
+    config, mistakes = checked(TrainConfig, merged)
+    if errors or config is None:
+        raise InvalidInput([*errors, *mistakes], hint="See docs/recipes.md for every setting.")
     return config

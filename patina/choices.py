@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from contracts.failures import FieldError, InvalidInput, field_errors
+from contracts.failures import FieldError, InvalidInput
+from contracts.mistakes import field_errors
 from contracts.run import DatasetChoice
 
 FORM = re.compile(r"(?P<dataset>[^@=]+)(@(?P<version>latest|[1-9]\d*))?(=(?P<weight>[^=]+))?")

@@ -14,12 +14,14 @@ import yaml
 from pydantic import ValidationError
 
 from contracts.config import Frozen
-from contracts.failures import FieldError, InvalidInput, field_errors
+from contracts.failures import FieldError, InvalidInput
+from contracts.mistakes import field_errors, unknown
 from contracts.mixing import MOST_VERSIONS, Weight
 from contracts.train import TrainConfig, parse_config
 
 PATH_KEYS = ("base_dir", "dataset_dir", "datasets", "init_weights")
 HINT = "docs/recipes.md lists every setting."
+RECIPES = Path("configs/train")
 
 
 class DataSource(Frozen):
@@ -64,7 +66,7 @@ def read_recipe(
         errors.append(FieldError(pointer="/paths", message="must hold base_dir, and dataset_dir or datasets"))
         paths = {}
     errors += [
-        FieldError(pointer=f"/paths/{key}", message="there is no such setting; check the spelling")
+        FieldError(pointer=f"/paths/{key}", message=unknown(str(key), PATH_KEYS))
         for key in paths
         if key not in PATH_KEYS
     ]
@@ -73,11 +75,12 @@ def read_recipe(
         config = parse_config(values, overrides)
     except InvalidInput as error:
         errors += error.errors
-    base = _existing("base_dir", base_dir or paths.get("base_dir"), errors)
+    base = _existing("base_dir", base_dir, paths.get("base_dir"), errors)
     datasets = _datasets(paths, dataset_dirs, dataset_weights, errors)
-    init = init_weights or paths.get("init_weights")
-    init = None if init is None else _existing("init_weights", init, errors)
-    if config is not None and config.init_from is not None and init is None:
+    has_start = init_weights is not None or paths.get("init_weights") is not None
+    init = _existing("init_weights", init_weights, paths.get("init_weights"), errors) if has_start else None
+    init_from = overrides.get("init_from", values.get("init_from"))
+    if init_from is not None and not has_start and all(error.pointer != "/init_from" for error in errors):
         message = "is resolved by a server; here, give the file by --init-weights too"
         errors.append(FieldError(pointer="/init_from", message=message))
     if errors or config is None or base is None:
@@ -95,16 +98,23 @@ def _mapping_in(file: Path) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InvalidInput([FieldError(pointer="", message=f"{file} cannot be read: {reason}")], hint=HINT) from None
+        raise _unreadable(file, str(reason)) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise InvalidInput([FieldError(pointer="", message=f"{file} is not YAML{where}")], hint=HINT) from None
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        reason = f"it is no YAML: {where}{getattr(error, 'problem', None) or 'it holds what is no text'}"
+        raise _unreadable(file, reason) from None
     if values is None:
         return {}
     if not isinstance(values, Mapping):
-        raise InvalidInput([FieldError(pointer="", message=f"{file} must hold settings by name")], hint=HINT)
+        raise _unreadable(file, "it must hold settings by name, such as steps: 100")
     return {str(key): value for key, value in values.items()}
+
+
+def _unreadable(file: Path, reason: str) -> InvalidInput:
+    named = RECIPES / f"{file.stem}.yaml"
+    hint = f"Did you mean {named}?" if named.exists() and not file.exists() else f"Recipes are YAML files; {HINT}"
+    return InvalidInput([FieldError(pointer="", message=reason)], f"The recipe {file} cannot be read.", hint)
 
 
 def _overrides(assignments: Sequence[str]) -> tuple[dict[str, Any], list[FieldError]]:
@@ -127,17 +137,17 @@ def _datasets(
 ) -> tuple[DataSource, ...]:
     """The data sets that were given, else those of the recipe, else its one; what is wrong goes to ``errors``."""
     if weights and len(weights) != len(dirs):
-        counted = f"{len(dirs)} --dataset-dir, {len(weights)} --dataset-weight"
-        errors.append(FieldError(pointer="/paths/datasets", message=f"give a weight for each or for none: {counted}"))
+        counted = f"{len(dirs)} --dataset-dir, {len(weights)} --dataset-weight: give one weight for each or none"
+        errors.append(FieldError(pointer="", message=counted))
         return ()
-    if not dirs and "datasets" not in paths:
-        only = _existing("dataset_dir", paths.get("dataset_dir"), errors)
+    if dirs:
+        return _named(dirs, weights or [1.0] * len(dirs), errors)
+    if "datasets" not in paths:
+        only = _existing("dataset_dir", None, paths.get("dataset_dir"), errors)
         return () if only is None else (DataSource(path=only),)
-    if not dirs and "dataset_dir" in paths:
+    if "dataset_dir" in paths:
         errors.append(FieldError(pointer="/paths/datasets", message="is given beside dataset_dir; keep one of the two"))
-    wanted: Any = [{"path": str(path)} for path in dirs] if dirs else paths["datasets"]
-    for entry, weight in zip(wanted, weights, strict=False):
-        entry["weight"] = weight
+    wanted = paths["datasets"]
     if not isinstance(wanted, list) or not 1 <= len(wanted) <= MOST_VERSIONS:
         message = f"must be a list of 1 to {MOST_VERSIONS} entries such as {{path: DIR, weight: 2}}"
         errors.append(FieldError(pointer="/paths/datasets", message=message))
@@ -155,12 +165,32 @@ def _datasets(
     return tuple(found)
 
 
-def _existing(key: str, value: Any, errors: list[FieldError]) -> Path | None:
-    option = "--" + key.replace("_", "-")
+def _named(dirs: Sequence[Path], weights: Sequence[float], errors: list[FieldError]) -> tuple[DataSource, ...]:
+    """The data sets of the command line; what is wrong is named by the option that says it."""
+    if len(dirs) > MOST_VERSIONS:
+        errors.append(FieldError(pointer="", message=f"--dataset-dir may be given {MOST_VERSIONS} times at most"))
+    found = []
+    for path, weight in zip(dirs, weights, strict=True):
+        try:
+            found.append(DataSource(path=path, weight=weight))
+        except ValidationError as error:
+            wrong = "; ".join(one.message for one in field_errors(error))
+            errors.append(FieldError(pointer="", message=f"--dataset-weight {weight:g}: {wrong}"))
+        if not path.exists():
+            errors.append(FieldError(pointer="", message=f"--dataset-dir {path} does not exist"))
+    return tuple(found)
+
+
+def _existing(key: str, option: Path | None, setting: Any, errors: list[FieldError]) -> Path | None:
+    """What the option says, else the recipe; what does not exist is named by whichever said it."""
+    name = "--" + key.replace("_", "-")
+    value = option or setting
     if value is None:
-        errors.append(FieldError(pointer=f"/paths/{key}", message=f"is not given; set it in the recipe or by {option}"))
-    elif not Path(str(value)).exists():
-        errors.append(FieldError(pointer=f"/paths/{key}", message=f"{value} does not exist"))
-    else:
+        errors.append(FieldError(pointer=f"/paths/{key}", message=f"is not given; set it in the recipe or by {name}"))
+    elif Path(str(value)).exists():
         return Path(str(value))
+    elif option is not None:
+        errors.append(FieldError(pointer="", message=f"{name} {value} does not exist"))
+    else:
+        errors.append(FieldError(pointer=f"/paths/{key}", message=f"{value} does not exist"))
     return None

@@ -11,8 +11,9 @@ import typer
 from pydantic import ValidationError
 from rich.console import RenderableType
 
-from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError, field_errors
+from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 from contracts.generate import GenerationRequest, WeightsChoice, parse_weights_choice
+from contracts.mistakes import field_errors
 from contracts.run import FINISHED
 from patina.client import Client, Json
 from patina.connect import connect

@@ -55,13 +55,22 @@ class TestDrawCurve:
 
 class TestSettings:
     @pytest.mark.parametrize(
-        "changes", [{"held_out.stop_after": 2}, {"held_out.publish": "best"},
-                    {"held_out.publish": "best", "held_out.every_steps": 5, "held_out.keep_best": False}],
-    )  # fmt: skip
-    def test_judging_by_what_is_not_measured_or_kept_is_refused(self, changes: dict[str, object]) -> None:
+        ("changes", "pointer"),
+        [
+            ({"held_out.stop_after": 2}, "/held_out/stop_after"),
+            ({"held_out.publish": "best"}, "/held_out/publish"),
+            (
+                {"held_out.publish": "best", "held_out.every_steps": 5, "held_out.keep_best": False},
+                "/held_out/publish",
+            ),
+        ],
+    )
+    def test_judging_by_what_is_not_measured_or_kept_is_refused(
+        self, changes: dict[str, object], pointer: str
+    ) -> None:
         with pytest.raises(InvalidInput) as caught:
             parse_config({}, changes)
-        assert [error.pointer for error in caught.value.errors] == ["/held_out"]
+        assert [error.pointer for error in caught.value.errors] == [pointer]
 
 
 @pytest.fixture
