@@ -232,7 +232,8 @@ class InvalidInput(PatinaError):
     def __init__(self, errors: Sequence[FieldError], message: str | None = None, hint: str | None = None) -> None:
         self.errors = tuple(errors)
         super().__init__(FailureCode.INVALID_INPUT, message, hint)
-        self.args = (f"{self.message} " + "; ".join(f"{e.pointer or '/'}: {e.message}" for e in self.errors),)
+        told = "; ".join(f"{e.pointer or '/'}: {e.message}" for e in self.errors)
+        self.args = (f"{self.message} {told}" + ("" if told.endswith(("?", ".")) else "."),)
 
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"

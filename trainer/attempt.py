@@ -20,7 +20,7 @@ from contracts import events
 from contracts.failures import FAILURES, FailureCode, InvalidInput, PatinaError
 from contracts.rundir import Completed, Failed, Outcome, RunDir, Stopped
 from trainer.control import Requests, StopRequested, listening
-from trainer.folder import completed_before, end, new_reference, only_trainer, prepare, seal
+from trainer.folder import Done, completed_before, end, new_reference, only_trainer, prepare, seal
 from trainer.loop import Record
 from trainer.parts import Job
 from trainer.processes import Processes, join, leave
@@ -33,11 +33,12 @@ UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 log = logging.getLogger(__name__)
 
 
-def attempt(job: Job, run_dir: RunDir, console: Console, *, as_json: bool = False) -> int:
+def attempt(job: Job, run_dir: RunDir, console: Console, *, as_json: bool = False, command: str = "") -> int:
     """Run ``job`` in ``run_dir``, going on where an earlier attempt was; returns the exit status.
 
     Args:
         as_json: print one line of JSON an event, and nothing else.
+        command: what goes on with the run when it is stopped, as a person would type it; else the same words again.
 
     Raises:
         PatinaError: the run directory is not free, or is complete with another configuration; it is untouched.
@@ -52,13 +53,7 @@ def attempt(job: Job, run_dir: RunDir, console: Console, *, as_json: bool = Fals
             done = processes.from_main(done)
             if done is not None:
                 if processes.is_main:
-                    message = f"{run_dir.root}: already complete after {done.step} steps; nothing to do."
-                    if as_json:
-                        JsonLines(console.file)(
-                            events.Finished(at=time.time(), step=done.step, state=done.state, message=message)
-                        )
-                    else:
-                        console.print(message)
+                    _say_done(run_dir, done, console, as_json=as_json)
                 return 0
             if processes.is_main:
                 prepare(run_dir, job.recipe.config)
@@ -66,13 +61,25 @@ def attempt(job: Job, run_dir: RunDir, console: Console, *, as_json: bool = Fals
             stack.enter_context(_logging_to(run_dir, processes))
             requests = stack.enter_context(listening(run_dir, watches_files=processes.is_main))
             steps = job.recipe.config.steps
+            again = command if processes.count == 1 else ""
 
             def show() -> JsonLines | Terminal:
-                return JsonLines(console.file) if as_json else Terminal(console, steps)
+                return JsonLines(console.file) if as_json else Terminal(console, steps, again)
 
             return _end_in_words(job, run_dir, processes, requests, show)
     finally:
         leave()
+
+
+def _say_done(run_dir: RunDir, done: Done, console: Console, *, as_json: bool) -> None:
+    step = done.outcome.step
+    message = f"{run_dir.root}: already complete after {step} steps; nothing to do."
+    if done.without_effect:
+        message += f" What differs came too late to change anything: {', '.join(done.without_effect)}."
+    if as_json:
+        JsonLines(console.file)(events.Finished(at=time.time(), step=step, state=done.outcome.state, message=message))
+    else:
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def _end_in_words(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,11 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit status: 0 for done, 1 after an error, 2 for misuse, 130 when interrupted."""
+    """Run the command; returns the exit status.
+
+    0 for done, and for stopped as asked: outcome.json tells them apart. 1 after an error, 2 for misuse, 130 when
+    interrupted without having saved.
+    """
     os.environ.update(waiting_threads(os.environ))
     words = list(arguments)
     planning = words[:1] == ["plan"]
@@ -46,9 +51,10 @@ def main(arguments: Sequence[str]) -> int:
         )
         if planning:
             return _plan(recipe, options, console)
-        return _train(recipe, options, console)
+        return _train(recipe, options, console, _typed(words))
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command goes on from the last checkpoint")
+        told = "interrupted" if planning else f"interrupted; to go on from the last checkpoint: {_typed(words)}"
+        Console(stderr=True).print(told, markup=False, highlight=False, soft_wrap=True)
         return INTERRUPTED
     except PatinaError as error:
         _explain(error, Console(stderr=True))
@@ -57,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         return FAILED
 
 
-def _train(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
+def _train(recipe: Recipe, options: argparse.Namespace, console: Console, typed: str) -> int:
     refuse_missing_libraries(recipe.config)
     if recipe.config.tracking.enabled:
         # What wandb.init loads: its models look for their own source in every module there is, so it takes 0.7 s
@@ -68,7 +74,7 @@ def _train(recipe: Recipe, options: argparse.Namespace, console: Console) -> int
     from trainer.parts import Job
 
     job = Job(recipe, options.cache_dir, use_cache=not options.no_cache)
-    return attempt(job, RunDir(options.run_dir), console, as_json=options.json_events)
+    return attempt(job, RunDir(options.run_dir), console, as_json=options.json_events, command=typed)
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
@@ -152,10 +158,15 @@ def _default_cache() -> Path:
 
 
 def _explain(error: PatinaError, console: Console) -> None:
-    lines = [f"error: {error.message}"]
+    lines = [f"error ({error.code}): {error.message}"]
     if isinstance(error, InvalidInput):
-        lines += [f"  {one.pointer.strip('/').replace('/', '.') or 'input'}: {one.message}" for one in error.errors]
+        named = [(one.pointer.strip("/").replace("/", "."), one.message) for one in error.errors]
+        lines += [f"  {name}: {message}" if name else f"  {message}" for name, message in named]
     console.print("\n".join([*lines, error.hint]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _typed(words: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "trainer", *words])
 
 
 def _record(error: InvalidInput, folder: Path) -> None:

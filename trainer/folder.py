@@ -10,12 +10,14 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import yaml
 
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 from contracts.rundir import OUTCOME, Completed, Manifest, Outcome, RunDir
 from contracts.train import RESULT_NEUTRAL_FIELDS, TrainConfig, parse_config
+from trainer.changes import changes
 from trainer.files import manifest_entry, remove_leftovers, temporary_beside, write_atomically
 from trainer.recipe import as_yaml
 
@@ -52,11 +54,19 @@ def only_trainer(run_dir: RunDir) -> Iterator[None]:
         os.close(handle)
 
 
-def completed_before(run_dir: RunDir, config: TrainConfig) -> Completed | None:
-    """The outcome of a run that is already complete here; None when it is not, or is to have more steps than it had.
+class Done(NamedTuple):
+    """A run that is already complete."""
+
+    outcome: Completed
+    without_effect: tuple[str, ...]
+    """Settings that are others now, and come too late to change anything."""
+
+
+def completed_before(run_dir: RunDir, config: TrainConfig) -> Done | None:
+    """The run that is already complete here; None when there is none, or it is to have more steps than it had.
 
     Raises:
-        InvalidInput: it is complete, but under another configuration, or nothing is left to go on from.
+        InvalidInput: it is complete, but other settings would change the result, or nothing is left to go on from.
     """
     if not run_dir.manifest.exists():
         return None
@@ -65,22 +75,20 @@ def completed_before(run_dir: RunDir, config: TrainConfig) -> Completed | None:
         return None
     before = parse_config(yaml.safe_load(run_dir.config.read_text(encoding="utf-8")))
     manifest = Manifest.model_validate_json(run_dir.manifest.read_bytes())
-    if manifest.config_digest != config.digest():
-        old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
-        changed = {key for key in old if old[key] != new[key]} - RESULT_NEUTRAL_FIELDS
-        if changed == {"steps"} and config.steps > before.steps:
-            _require_last(run_dir, outcome.step)
-            return None
+    if manifest.config_digest == config.digest():
+        return Done(outcome, ())
+    changed = changes(before, config)
+    learned = [change for change in changed if change.section not in RESULT_NEUTRAL_FIELDS]
+    if [change.name for change in learned] == ["steps"] and config.steps > before.steps:
+        _require_last(run_dir, outcome.step)
+        return None
+    if learned:
         raise InvalidInput(
-            [
-                FieldError(pointer=f"/{key}", message=f"was {old[key]}, is {new[key]}")
-                for key in old
-                if old[key] != new[key]
-            ],
-            message=f"The run in {run_dir.root} is complete, with another configuration.",
-            hint="Start the new one in a new run directory.",
+            [FieldError(pointer="/" + one.name.replace(".", "/"), message=one.arrow) for one in learned],
+            message=f"The run in {run_dir.root} is complete after {outcome.step} steps, with other settings.",
+            hint="Give it back those it had, or start the new one in a new --run-dir; more steps alone would go on.",
         )
-    return outcome
+    return Done(outcome, tuple(change.name for change in changed))
 
 
 def _require_last(run_dir: RunDir, step: int) -> None:

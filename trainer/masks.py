@@ -22,7 +22,6 @@ from trainer.images import decode
 from trainer.latents import View
 from trainer.mixed import RunData
 from trainer.pixels import FORMATS
-from trainer.recipe import HINT
 
 REMEMBERED = 4096
 """Masks kept in memory, in 8 bits at the size of latents: at most 64 MiB at 1024 px."""
@@ -112,7 +111,11 @@ def check_masks(
         on_done(done, len(samples))
     if without == len(samples):
         message = "is set, but no picture has a mask beside it or an alpha channel"
-        raise InvalidInput([FieldError(pointer="/loss/masked", message=message)], hint=HINT)
+        raise InvalidInput(
+            [FieldError(pointer="/loss/masked", message=message)],
+            "The recipe does not fit the data.",
+            "Put NAME_mask.png beside NAME.png, white where it is to be learned, or set loss.masked to null.",
+        )
     if empty:
         raise PatinaError(
             FailureCode.DATASET_UNREADABLE,

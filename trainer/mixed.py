@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from contracts.failures import FailureCode, PatinaError
 from contracts.mixing import Mixture, Share, Source, mix
-from trainer.data import read_dataset
+from trainer.data import Dataset, read_dataset
 from trainer.images import IdentityMemory
 from trainer.recipe import DataSource
+from trainer.refusals import Refusals
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,13 @@ def read_run_data(
 
     Raises:
         InvalidInput: no picture has a concept that has a weight.
-        PatinaError: DATASET_UNREADABLE naming every problem of one, or EMPTY_DATASET.
+        PatinaError: DATASET_UNREADABLE naming every problem, or EMPTY_DATASET.
     """
-    read = [(read_dataset(source.path, memory), source.weight) for source in sources]
+    read, refused = list[tuple[Dataset, float]](), Refusals()
+    for source in sources:
+        with refused.asking():
+            read.append((read_dataset(source.path, memory), source.weight))
+    refused.say()
     reads: dict[str, Callable[[str], bytes]] = {}
     masks: dict[str, Callable[[str], bytes]] = {}
     for dataset, _ in read:

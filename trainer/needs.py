@@ -24,7 +24,8 @@ def refuse_missing_libraries(config: TrainConfig) -> None:
     if config.quantize is not None:
         asking.append(FieldError(pointer="/quantize", message=f"{config.quantize} {_WORDS}"))
     if asking and find_spec("bitsandbytes") is None:
-        raise InvalidInput(asking, hint="Install it with `pip install bitsandbytes`, or choose a kind without it.")
+        message = "The recipe asks for a library that is not there."
+        raise InvalidInput(asking, message, "Install it with `pip install bitsandbytes`, or choose a kind without it.")
 
 
 _WORDS = "needs the library bitsandbytes, which is not installed here"

@@ -40,6 +40,7 @@ from trainer.objective import Objective
 from trainer.prior import Prior, class_pictures, class_samples, set_apart
 from trainer.processes import Processes
 from trainer.recipe import HINT, Recipe
+from trainer.refusals import Refusals
 from trainer.report import Report
 from trainer.start import parent_of, start_from
 from trainer.texts import TrainedTexts
@@ -91,21 +92,28 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     """Find out which base and which data these are.
 
     Raises:
-        PatinaError: the base or the data cannot be used.
+        PatinaError: the base or the data cannot be used; what is wrong with both is said together.
     """
-    base_dir = job.recipe.base_dir
-    base = load_base(base_dir, dtype=torch.float32, components=frozenset())
-    if errors := misfits(job.recipe.config.loss, base.prediction_type):
-        raise InvalidInput(errors, message="The recipe does not fit the base.", hint=HINT)
-    check_patterns(base_dir, job.recipe.config)
+    base_dir, refused = job.recipe.base_dir, Refusals()
+    with refused.asking():
+        base = load_base(base_dir, dtype=torch.float32, components=frozenset())
+        if errors := misfits(job.recipe.config.loss, base.prediction_type):
+            raise InvalidInput(errors, message="The recipe does not fit the base.", hint=HINT)
+    with refused.asking():
+        check_patterns(base_dir, job.recipe.config)
+    with refused.asking():
+        data = read_run_data(
+            job.recipe.datasets,
+            IdentityMemory(job.cache_dir / "pictures.jsonl"),
+            job.recipe.config.data.concept_weights,
+        )
+        subject, classes = set_apart(data.mixture, job.recipe.config.prior)
+    refused.say()
     # Hashing a full-size base takes a while: one rank does it for all.
     found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
     init = job.recipe.init_weights
-    parent = None if init is None else parent_of(init, job.recipe.config, base_identity)
-    data = read_run_data(
-        job.recipe.datasets, IdentityMemory(job.cache_dir / "pictures.jsonl"), job.recipe.config.data.concept_weights
-    )
+    parent = None if init is None else parent_of(init, job.recipe.config, base.files, base_identity)
     if processes.is_main:
         if distilled := few_steps(base.files):
             report.warn(
@@ -117,7 +125,6 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
             report.warn(message)
         if data.mixture.kept_out:
             report.warn(f"{data.mixture.kept_out} pictures are held out by another data set and not trained on")
-    subject, classes = set_apart(data.mixture, job.recipe.config.prior)
     return Identified(base, base_identity, vae_identity, replace(data, mixture=subject), classes, parent)
 
 

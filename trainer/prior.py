@@ -29,7 +29,6 @@ from trainer.files import write_atomically
 from trainer.images import DAMAGED, IdentityMemory
 from trainer.latents import OnDone, Texts
 from trainer.processes import Processes
-from trainer.recipe import HINT
 
 AT_ONCE = 2
 """Pictures sampled in one batch: always so many, as a picture's last bits depend on what is in its batch."""
@@ -65,7 +64,11 @@ def set_apart(mixture: Mixture, settings: PriorSettings | None) -> tuple[Mixture
         message = f"no picture of the data set has the concept '{concept}'; {there}"
         if ours:
             message = f"every picture of the data set has the concept '{concept}'; none is left of the subject"
-        raise InvalidInput([FieldError(pointer="/prior/concept", message=message)], hint=HINT)
+        raise InvalidInput(
+            [FieldError(pointer="/prior/concept", message=message)],
+            "The recipe does not fit the data.",
+            "Name a concept of some pictures, not of all, or set prior.concept to null.",
+        )
     held_out = tuple(row for row in mixture.held_out if row.concept != concept)
     return replace(mixture, train=rest, held_out=held_out), replace(mixture, train=ours, held_out=())
 

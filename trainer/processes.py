@@ -79,6 +79,7 @@ def join() -> Processes:
                         pointer="", message=f"{name} is not supported: adapters are small, every rank holds the base"
                     )
                 ],
+                message="The trainer cannot be launched like this.",
                 hint="Launch with configs/accelerate/multi-gpu.yaml.",
             )
     forced = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true")

@@ -72,9 +72,11 @@ class JsonLines:
 class Terminal:
     """Progress for a person: a bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, console: Console, steps: int) -> None:
+    def __init__(self, console: Console, steps: int, command: str = "") -> None:
         self._console = console
         self._steps = steps
+        self._command = command
+        """What goes on with a run that was stopped."""
         self._said_at = 0.0
         self._phase = ""
         self._first: events.StepDone | None = None
@@ -94,12 +96,18 @@ class Terminal:
                 self._advance("training", event.step, self._steps, self._note(event))
             case events.Progress():
                 self._advance(event.phase, event.done, event.total, "")
+            case events.Finished(state="stopped"):
+                again = f"to go on: {self._command}" if self._command else "the same command goes on"
+                self._print(f"stopped {_when(event.step)}; {again}")
             case _:
-                self._console.print(_words(event), markup=False, highlight=False, soft_wrap=True)
+                self._print(_words(event))
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _note(self, event: events.StepDone) -> str:
         parts = [f"loss {event.loss_smooth:.4f}", f"{event.images_per_s:.1f} images/s"]
@@ -119,7 +127,7 @@ class Terminal:
         elif done in (1, total) or phase != self._phase or time.monotonic() - self._said_at >= PLAIN_EVERY_S:
             self._said_at = time.monotonic()
             line = f"{phase} {done}/{total}  {note}".rstrip()
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._print(line)
         self._phase = phase
 
 
@@ -145,8 +153,13 @@ def _words(event: Event) -> str:
         case events.Warned():
             return f"warning: {event.message}"
         case events.Finished():
-            return f"{event.state} after step {event.step}" + (f": {event.message}" if event.message else "")
+            code = f" ({event.code})" if event.code else ""
+            return f"{event.state} {_when(event.step)}{code}" + (f": {event.message}" if event.message else "")
     return event.type
+
+
+def _when(step: int) -> str:
+    return f"after step {step}" if step else "before the first step"
 
 
 def _cut_torn_line(path: Path) -> None:

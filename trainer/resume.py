@@ -9,6 +9,7 @@ from contracts.adapter import Parent
 from contracts.failures import FailureCode, PatinaError
 from contracts.rundir import Environment, RunDir
 from contracts.train import RESULT_NEUTRAL_FIELDS, TrainConfig
+from trainer.changes import changes
 from trainer.checkpoint import Checkpoint, RunState, find_checkpoint
 from trainer.environment import differences
 from trainer.parts import Identified
@@ -65,12 +66,11 @@ def check_resumable(
     """
     wrong: list[str] = []
     inexact: list[str] = []
-    before, now = saved.config.model_dump(mode="json"), config.model_dump(mode="json")
-    for name in before:
-        if name == "steps" and config.steps >= saved.step:
+    for change in changes(saved.config, config):
+        if change.name == "steps" and config.steps >= saved.step:
             inexact += _rescheduled(saved, config)
-        elif before[name] != now[name] and name not in RESULT_NEUTRAL_FIELDS:
-            (inexact if name in REGROUPING_FIELDS else wrong).extend(_changed(name, before[name], now[name]))
+        elif change.section not in RESULT_NEUTRAL_FIELDS:
+            (inexact if change.section in REGROUPING_FIELDS else wrong).append(change.words)
     pictures = _global_batch(saved.config, saved.environment.processes)
     pictures_now = _global_batch(config, processes)
     if pictures != pictures_now:
@@ -85,7 +85,7 @@ def check_resumable(
         raise PatinaError(
             FailureCode.CHECKPOINT_MISMATCH,
             f"The checkpoint of step {saved.step} belongs to another run: {'; '.join(wrong)}.",
-            "Give it back what it was made with, or start in a new run directory.",
+            "Give it back what it was made with, or start in a new --run-dir.",
         )
     return inexact
 
@@ -107,14 +107,6 @@ def _called(parent: Parent | None) -> str:
 def environment_changes(saved: RunState, now: Environment) -> list[str]:
     """What differs around the run; a resume is exact only when nothing does."""
     return differences(saved.environment, now)
-
-
-def _changed(name: str, before: object, now: object) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        # Of what is by pattern or concept, only one of the two may have a key.
-        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        return [change for key in keys for change in _changed(f"{name}.{key}", before.get(key), now.get(key))]
-    return [f"{name} was {before}, is {now}"]
 
 
 def _global_batch(config: TrainConfig, processes: int) -> int:

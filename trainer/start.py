@@ -5,78 +5,96 @@ What does not fit is refused in words, before anything is encoded. Knows nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from contracts.adapter import Parent
 from contracts.failures import FieldError, InvalidInput
+from contracts.lora import UNET
 from contracts.train import TrainConfig
 from sdxl.adapter import require_fit
 from sdxl.dialects import Adapter
+from sdxl.files import BaseFiles
 from sdxl.formats import check_full, full_tensors, load_adapter, read_header, tail_hash
+from sdxl.lora import adapted_modules, peft_name
+from sdxl.networks import empty_network
 from trainer.weights import Trainable
 
 HINT = "Start from weights of the same base, method, layers, ranks and alphas, or from none."
 
 
-def parent_of(path: Path, config: TrainConfig, base_identity: str) -> Parent:
-    """What the file is called and hashed as, its method and base being the run's.
+def parent_of(path: Path, config: TrainConfig, files: BaseFiles, base_identity: str) -> Parent:
+    """What the file is called and hashed as; it is made sure that the run can go on from it. Loads no network.
 
     Raises:
-        PatinaError: WEIGHTS_UNREADABLE, BASE_MISMATCH, or INVALID_INPUT: it is of another method.
+        PatinaError: WEIGHTS_UNREADABLE, BASE_MISMATCH, or INVALID_INPUT: another method, other layers, ranks or alphas.
     """
     header = read_header(path)
     if header is not None and header.method != config.method:
         raise _misfit(f"'{header.name}' was trained with method {header.method}, this run's is {config.method}")
-    if config.method == "lora":
-        load_adapter(path, base_identity=base_identity)
+    if config.method == "full":
+        shapes = {name: tuple(weight.shape) for name, weight in empty_network(files, UNET).named_parameters()}
+        check_full(path, shapes, base_identity=base_identity)
+    else:
+        adapter = load_adapter(path, base_identity=base_identity)
+        layers = _layers(files, config)
+        if differing := _differences(adapter, layers, dora=config.lora.dora):
+            raise _misfit(differing)
+        require_fit(adapter.modules, {name: layer.shape for name, layer in layers.items()})
     return Parent(sha256=tail_hash(path), name=config.init_from or (header.name if header else None))
 
 
 @torch.no_grad()
 def start_from(path: Path, model: Trainable, base_identity: str) -> None:
-    """Write the file's weights into what is trained.
-
-    Raises:
-        PatinaError: WEIGHTS_UNREADABLE, BASE_MISMATCH, or INVALID_INPUT: other layers, ranks or alphas.
-    """
+    """Write the weights of a file that ``parent_of`` has looked at into what is trained."""
     live = model.state()
-    if model.bank is None:
-        check_full(path, {name: tuple(t.shape) for name, t in live.items()}, base_identity=base_identity)
-        for name, tensor in full_tensors(path):
-            live[name].copy_(tensor)
-        return
-    adapter = load_adapter(path, base_identity=base_identity)
-    state = adapter.state
-    if differing := _differences(adapter, state, live, model.bank.alphas):
-        raise _misfit(differing)
-    require_fit(adapter.modules, model.bank.shapes)
-    for name, tensor in state.items():
+    tensors: Iterable[tuple[str, torch.Tensor]] = full_tensors(path)
+    if model.bank is not None:
+        tensors = load_adapter(path, base_identity=base_identity).state.items()
+    for name, tensor in tensors:
         live[name].copy_(tensor)
 
 
-def _differences(
-    adapter: Adapter, state: Mapping[str, torch.Tensor], live: Mapping[str, torch.Tensor], alphas: Mapping[str, float]
-) -> str | None:
+class _Layer(NamedTuple):
+    """A layer that the run adapts."""
+
+    rank: int
+    alpha: float
+    shape: tuple[int, ...]
+
+
+def _layers(files: BaseFiles, config: TrainConfig) -> dict[str, _Layer]:
+    """Those of the run by PEFT's names, from the networks' structure alone."""
+    found = {}
+    for component, how in config.lora.adaptations().items():
+        for name, module in adapted_modules(empty_network(files, component), how).items():
+            key = peft_name(component, name)
+            plain = key.partition(".")[2]
+            found[key] = _Layer(how.rank_of(plain), how.alpha_of(plain), tuple(module.weight.shape))
+    return found
+
+
+def _differences(adapter: Adapter, layers: Mapping[str, _Layer], *, dora: bool) -> str | None:
     """The first thing that keeps an adapter from being gone on with, in words."""
-    theirs, ours = adapter.modules.keys(), alphas.keys()
+    theirs, ours = adapter.modules.keys(), layers.keys()
     if odd := sorted(theirs - ours):
         return f"{len(odd)} layers are adapted there and not here, such as {odd[0]}"
     if odd := sorted(ours - theirs):
         return f"{len(odd)} layers are adapted here and not there, such as {odd[0]}"
     for name, module in adapter.modules.items():
-        rank = len(live[f"{name}.lora_A.weight"])
+        rank, alpha, _ = layers[name]
         if module.rank != rank:
             return f"{name} has rank {module.rank} there, {rank} here"
-        if abs(module.alpha - alphas[name]) > 1e-5 * alphas[name]:
-            return f"{name} has alpha {module.alpha:g} there, {alphas[name]:g} here"
-    if state.keys() != live.keys():
-        return "only one of the two is a DoRA"
+        if abs(module.alpha - alpha) > 1e-5 * alpha:
+            return f"{name} has alpha {module.alpha:g} there, {alpha:g} here"
+        if (module.magnitude is not None) != dora:
+            return "only one of the two is a DoRA"
     return None
 
 
 def _misfit(reason: str) -> InvalidInput:
-    message = f"The weights to start from do not fit the run: {reason}."
+    message = "The weights to start from do not fit the run."
     return InvalidInput([FieldError(pointer="/init_from", message=reason)], message=message, hint=HINT)

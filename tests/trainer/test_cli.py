@@ -56,6 +56,25 @@ class TestRefusals:
         assert main([str(recipe), "--run-dir", str(tmp_path / "file" / "run")]) == 1
         assert "cannot be written" in capsys.readouterr().err
 
+    def test_what_it_says_is_for_whoever_typed_it(
+        self, base_dir: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        assert main([str(tmp_path / "none.yaml"), "--run-dir", str(tmp_path / "run")]) == 1
+        assert capsys.readouterr().err == (
+            f"error (invalid_input): The recipe {tmp_path}/none.yaml cannot be read.\n"
+            "  No such file or directory\n"
+            "Recipes are YAML files; docs/recipes.md lists every setting.\n"
+        )
+        assert main([str(recipe), "--dataset-dir", "/no/data", "lora.rnak=3", "--run-dir", str(tmp_path / "run")]) == 1
+        assert capsys.readouterr().err == (
+            f"error (invalid_input): {recipe} cannot be trained.\n"
+            "  lora.rnak: there is no such setting; did you mean lora.rank?\n"
+            "  --dataset-dir /no/data does not exist\n"
+            "docs/recipes.md lists every setting.\n"
+        )
+        assert not (tmp_path / "run").exists()
+
 
 class TestPlan:
     def test_says_what_a_run_takes(

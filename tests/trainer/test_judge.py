@@ -65,9 +65,7 @@ class TestSettings:
             ),
         ],
     )
-    def test_judging_by_what_is_not_measured_or_kept_is_refused(
-        self, changes: dict[str, object], pointer: str
-    ) -> None:
+    def test_judging_by_what_is_not_measured_or_kept_is_refused(self, changes: dict[str, object], pointer: str) -> None:
         with pytest.raises(InvalidInput) as caught:
             parse_config({}, changes)
         assert [error.pointer for error in caught.value.errors] == [pointer]

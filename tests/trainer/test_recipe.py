@@ -55,14 +55,54 @@ class TestReadRecipe:
         with pytest.raises(InvalidInput, match="1 --dataset-dir, 2 --dataset-weight"):
             read_recipe(both, dataset_dirs=[tmp_path], dataset_weights=[1, 2])
 
-    @pytest.mark.parametrize("text", ["a: [", "- a\n- b\n", "just words"])
-    def test_refuses_what_is_no_mapping(self, tmp_path: Path, text: str) -> None:
-        with pytest.raises(InvalidInput, match=r"recipe\.yaml"):
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("a: 1\nb: [", "it is no YAML: line 2, column 5: "),
+            ("- a\n- b\n", "it must hold settings by name, such as steps: 100"),
+            ("just words", "it must hold settings by name"),
+        ],
+    )
+    def test_refuses_what_is_no_mapping(self, tmp_path: Path, text: str, words: str) -> None:
+        with pytest.raises(InvalidInput) as caught:
             read_recipe(write(tmp_path, text), base_dir=tmp_path, dataset_dirs=[tmp_path])
+        assert caught.value.message == f"The recipe {tmp_path}/recipe.yaml cannot be read."
+        assert words in caught.value.errors[0].message
 
     def test_names_a_file_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidInput, match="No such file"):
+        with pytest.raises(InvalidInput, match=r"none\.yaml cannot be read\. .*No such file") as caught:
             read_recipe(tmp_path / "none.yaml", base_dir=tmp_path, dataset_dirs=[tmp_path])
+        assert caught.value.hint == "Recipes are YAML files; docs/recipes.md lists every setting."
+
+    def test_knows_the_recipe_that_is_called_by_its_name(self) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            read_recipe(Path("demo"))
+        assert caught.value.hint == "Did you mean configs/train/demo.yaml?"
+
+    def test_names_what_is_not_there_by_the_option_that_says_it(self, tmp_path: Path) -> None:
+        file = write(tmp_path, f"paths: {{base_dir: {tmp_path}, dataset_dir: {tmp_path}}}\n")
+        with pytest.raises(InvalidInput) as caught:
+            read_recipe(
+                file,
+                base_dir=Path("/no/base"),
+                dataset_dirs=[tmp_path, Path("/no/data")],
+                dataset_weights=[1, 0],
+                init_weights=Path("/no/file"),
+            )
+        assert {(error.pointer, error.message) for error in caught.value.errors} == {
+            ("", "--base-dir /no/base does not exist"),
+            ("", "--dataset-dir /no/data does not exist"),
+            ("", "--dataset-weight 0: Input should be greater than or equal to 0.01"),
+            ("", "--init-weights /no/file does not exist"),
+        }
+
+    def test_a_misspelt_place_and_a_start_without_its_file_are_said_with_the_rest(self, tmp_path: Path) -> None:
+        file = write(tmp_path, f"steps: 0\ninit_from: style@best\npaths: {{base_dir: {tmp_path}, dataset_dri: x}}\n")
+        with pytest.raises(InvalidInput) as caught:
+            read_recipe(file)
+        said = {error.pointer: error.message for error in caught.value.errors}
+        assert set(said) == {"/steps", "/init_from", "/paths/dataset_dri", "/paths/dataset_dir"}
+        assert said["/paths/dataset_dri"].endswith("did you mean dataset_dir?")
 
     def test_reads_back_what_it_writes(self, tmp_path: Path) -> None:
         recipe = read_recipe(write(tmp_path, "trigger_word: 'é style'"), base_dir=tmp_path, dataset_dirs=[tmp_path])

@@ -56,11 +56,23 @@ class TestTerminal:
         terminal = Terminal(Console(file=shown, force_terminal=False, width=40), steps=10)
         terminal(events.Started(at=0, steps=10, first_step=4, images=1, held_out_images=0, trainable_parameters=5,
                                 processes=1, device="cpu", exact=False))  # fmt: skip
-        terminal(events.Finished(at=1, step=10, state="failed", message="no [red]markup[/red]"))
+        terminal(events.Finished(at=1, step=10, state="failed", code="nan_loss", message="no [red]markup[/red]"))
         terminal.close()
+        assert "failed after step 10 (nan_loss): no" in shown.getvalue()
         assert "resuming after step 4" in shown.getvalue()
         assert "[red]" in shown.getvalue()
         assert "\x1b" not in shown.getvalue()
+
+    def test_says_what_goes_on_with_a_run_that_was_stopped(self) -> None:
+        shown = io.StringIO()
+        for command in ("python -m trainer r.yaml --run-dir out", ""):
+            terminal = Terminal(Console(file=shown, force_terminal=False, width=40), 10, command)
+            terminal(events.Finished(at=1, step=0, state="stopped"))
+            terminal.close()
+        assert shown.getvalue().splitlines() == [
+            "stopped before the first step; to go on: python -m trainer r.yaml --run-dir out",
+            "stopped before the first step; the same command goes on",
+        ]
 
     def test_counts_each_phase_from_its_own_beginning(self) -> None:
         shown = io.StringIO()

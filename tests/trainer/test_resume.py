@@ -28,9 +28,9 @@ class TestCheckResumable:
 
     def test_names_what_only_one_of_the_two_says_of_a_pattern_or_a_concept(self) -> None:
         saved = state_of(5, parse_config({"data": {"concept_weights": {"cat": 2.0}}}))
-        with pytest.raises(PatinaError, match=r"data\.concept_weights\.dog was None, is 3\.0\."):
+        with pytest.raises(PatinaError, match=r"data\.concept_weights\.dog was null, is 3\.0\."):
             self.check(saved=saved, data__concept_weights={"cat": 2.0, "dog": 3.0})
-        with pytest.raises(PatinaError, match=r"cat was 2\.0, is None; data\.concept_weights\.dog was None, is 2\.0"):
+        with pytest.raises(PatinaError, match=r"cat was 2\.0, is null; data\.concept_weights\.dog was null, is 2\.0"):
             self.check(saved=saved, data__concept_weights={"dog": 2.0})
 
     def test_lets_previews_tracking_and_saving_change(self) -> None:

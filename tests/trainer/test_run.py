@@ -19,6 +19,7 @@ from sdxl.base import identity, load_base
 from tests.trainer.tiny import events_of, losses, make_recipe, outcome_of, same, stop_after, train, weights_of
 from trainer.files import manifest_entry
 
+QUIET = {"preview__prompts": [], "held_out__every_steps": None, "measure_floor": False}
 TRACE = [1.06589, 1.08724, 1.07401, 0.81735, 0.73679, 1.07614]
 
 
@@ -255,6 +256,62 @@ class TestStartingAgain:
     def test_a_complete_run_refuses_another_configuration_and_keeps_its_outcome(
         self, finished: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert train(finished.parent / "recipe.yaml", finished, cache_dir, "seed=4") == 1
-        assert "seed: was 3, is 4" in capsys.readouterr().err
+        words = ["seed=4", "lora.alpha=2", "preview.sampling_steps=3"]
+        assert train(finished.parent / "recipe.yaml", finished, cache_dir, *words) == 1
+        said = capsys.readouterr().err
+        assert "  seed: 3 -> 4\n  lora.alpha: 8.0 -> 2.0\n" in said
+        assert "preview" not in said
+        assert "start the new one in a new --run-dir" in said
         assert isinstance(outcome_of(finished), Completed)
+
+    def test_a_complete_run_says_what_came_too_late_to_change_anything(
+        self, finished: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["preview.sampling_steps=3", "output_name=other"]
+        assert train(finished.parent / "recipe.yaml", finished, cache_dir, *words) == 0
+        said = capsys.readouterr().out
+        assert "already complete after 6 steps; nothing to do. What differs came too late to change anything" in said
+        assert "output_name, preview.sampling_steps" in said
+
+    def test_what_was_refused_before_the_first_step_is_no_hindrance_once_it_is_right(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = tmp_path / "run"
+        (tmp_path / "empty").mkdir()
+        wrong = make_recipe(tmp_path / "wrong.yaml", base_dir, tmp_path / "empty", steps=1, **QUIET)
+        right = make_recipe(tmp_path / "right.yaml", base_dir, pictures, steps=1, seed=5, **QUIET)
+        assert train(wrong, run, cache_dir) == 1
+        assert "failed before the first step (empty_dataset): There is no picture" in capsys.readouterr().out
+        refused = outcome_of(run)
+        assert isinstance(refused, Failed)
+        assert (refused.code, refused.step) == ("empty_dataset", 0)
+        assert train(right, run, cache_dir) == 0
+        said = capsys.readouterr().out
+        assert "starting: 1 steps" in said
+        assert "warning" not in said
+        assert isinstance(outcome_of(run), Completed)
+
+    def test_a_stopped_run_says_what_goes_on_with_it(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        run = tmp_path / "a run"
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=2, **QUIET)
+        stop_after(1, run, monkeypatch)
+        assert train(recipe, run, cache_dir, "data.flip=false") == 0
+        typed = f"python -m trainer {recipe} --run-dir '{run}' --cache-dir {cache_dir} data.flip=false"
+        assert f"stopped after step 1; to go on: {typed}\n" in capsys.readouterr().out
+
+    def test_a_base_and_data_that_cannot_be_used_are_said_together(
+        self, base_dir: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "a.png").write_bytes(b"no picture")
+        changes = {"loss__zero_terminal_snr": True, "lora__rank_pattern": {"*.nowhere.*": 2}}
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, tmp_path / "bad", **changes)
+        assert train(recipe, tmp_path / "run", cache_dir) == 1
+        outcome = outcome_of(tmp_path / "run")
+        assert isinstance(outcome, Failed)
+        assert outcome.code == "invalid_input"
+        for words in ("/loss/zero_terminal_snr: needs v-prediction", "*.nowhere.*", "a.png is damaged"):
+            assert words in outcome.message
