@@ -42,7 +42,7 @@ from trainer.processes import Processes
 from trainer.recipe import HINT, Recipe
 from trainer.refusals import Refusals
 from trainer.report import Report
-from trainer.start import parent_of, start_from
+from trainer.start import parent_of, refuse_other_base, start_from
 from trainer.texts import TrainedTexts
 from trainer.upscaling import upscaling_warning
 from trainer.weights import DTYPES, Trainable, check_patterns, load_trainable
@@ -108,12 +108,16 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
             job.recipe.config.data.concept_weights,
         )
         subject, classes = set_apart(data.mixture, job.recipe.config.prior)
+    init, parent = job.recipe.init_weights, None
+    with refused.asking():
+        if init is not None:
+            parent = parent_of(init, job.recipe.config, base_dir)
     refused.say()
     # Hashing a full-size base takes a while: one rank does it for all.
     found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
-    init = job.recipe.init_weights
-    parent = None if init is None else parent_of(init, job.recipe.config, base.files, base_identity)
+    if init is not None:
+        refuse_other_base(init, base_identity)
     if processes.is_main:
         if distilled := few_steps(base.files):
             report.warn(
@@ -164,7 +168,7 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
     give_back_memory()
     model = load_trainable(job.recipe.base_dir, config, processes.device)
     if job.recipe.init_weights is not None:
-        start_from(job.recipe.init_weights, model, found.base_identity)
+        start_from(job.recipe.init_weights, model)
     if config.ema is not None:
         model = replace(model, average=Average(model.parameters.vector.data, config.ema.decay))
     report(events.Progress(at=time.time(), phase="loading", done=1, total=1))

@@ -17,8 +17,9 @@ from contracts.lora import UNET
 from contracts.train import TrainConfig
 from sdxl.adapter import require_fit
 from sdxl.dialects import Adapter
-from sdxl.files import BaseFiles
+from sdxl.files import BaseFiles, open_base
 from sdxl.formats import check_full, full_tensors, load_adapter, read_header, tail_hash
+from sdxl.full import require_base
 from sdxl.lora import adapted_modules, peft_name
 from sdxl.networks import empty_network
 from trainer.weights import Trainable
@@ -26,20 +27,21 @@ from trainer.weights import Trainable
 HINT = "Start from weights of the same base, method, layers, ranks and alphas, or from none."
 
 
-def parent_of(path: Path, config: TrainConfig, files: BaseFiles, base_identity: str) -> Parent:
+def parent_of(path: Path, config: TrainConfig, base_dir: Path) -> Parent:
     """What the file is called and hashed as; it is made sure that the run can go on from it. Loads no network.
 
     Raises:
-        PatinaError: WEIGHTS_UNREADABLE, BASE_MISMATCH, or INVALID_INPUT: another method, other layers, ranks or alphas.
+        PatinaError: WEIGHTS_UNREADABLE, or INVALID_INPUT: another method, other layers, ranks or alphas.
     """
+    files = open_base(base_dir)
     header = read_header(path)
     if header is not None and header.method != config.method:
         raise _misfit(f"'{header.name}' was trained with method {header.method}, this run's is {config.method}")
     if config.method == "full":
         shapes = {name: tuple(weight.shape) for name, weight in empty_network(files, UNET).named_parameters()}
-        check_full(path, shapes, base_identity=base_identity)
+        check_full(path, shapes)
     else:
-        adapter = load_adapter(path, base_identity=base_identity)
+        adapter = load_adapter(path)
         layers = _layers(files, config)
         if differing := _differences(adapter, layers, dora=config.lora.dora):
             raise _misfit(differing)
@@ -47,13 +49,22 @@ def parent_of(path: Path, config: TrainConfig, files: BaseFiles, base_identity: 
     return Parent(sha256=tail_hash(path), name=config.init_from or (header.name if header else None))
 
 
+def refuse_other_base(path: Path, base_identity: str) -> None:
+    """Refuse weights that say they belong to another base.
+
+    Raises:
+        PatinaError: BASE_MISMATCH.
+    """
+    require_base(read_header(path), base_identity)
+
+
 @torch.no_grad()
-def start_from(path: Path, model: Trainable, base_identity: str) -> None:
+def start_from(path: Path, model: Trainable) -> None:
     """Write the weights of a file that ``parent_of`` has looked at into what is trained."""
     live = model.state()
     tensors: Iterable[tuple[str, torch.Tensor]] = full_tensors(path)
     if model.bank is not None:
-        tensors = load_adapter(path, base_identity=base_identity).state.items()
+        tensors = load_adapter(path).state.items()
     for name, tensor in tensors:
         live[name].copy_(tensor)
 

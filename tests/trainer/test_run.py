@@ -203,7 +203,7 @@ class TestFailures:
         assert (outcome.code, outcome.retryable) == ("disk_full", True)
         assert str(tmp_path) in outcome.message
 
-    def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
+    def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights_and_names_its_pictures(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:
         recipe = make_recipe(
@@ -214,6 +214,8 @@ class TestFailures:
         outcome = outcome_of(tmp_path / "run")
         assert isinstance(outcome, Failed)
         assert outcome.code == "nan_loss"
+        named = {f"{number}.png" for number in range(7) if f"{number}.png" in outcome.message}
+        assert named in ({"0.png", "3.png", "6.png"}, {"1.png", "2.png", "4.png", "5.png"})
         newest = max((tmp_path / "run" / "checkpoints").iterdir())
         assert all(tensor.isfinite().all() for tensor in load_file(newest / "weights.safetensors").values())
 
