@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from patina.client import Client
+from tests.databases import new_home
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,7 +77,7 @@ def serving(home: Path, **settings: str) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = Server(home, port, settings)
+    server = Server(new_home(home), port, settings)
     server.start()
     try:
         yield server

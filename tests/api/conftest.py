@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from catalog.bases import service as bases
 from catalog.blobs import image_key, make_key
 from catalog.datasets import ingest
 from catalog.datasets import service as datasets
-from catalog.db import Database
 from catalog.keys import service as keys
 from catalog.registry import service as registry
 from catalog.runs import progress
@@ -27,6 +25,7 @@ from contracts.adapter import AdapterHeader
 from contracts.base import BaseDescription, Family
 from contracts.events import Event
 from contracts.rundir import Completed
+from tests.databases import new_home
 from tests.profiles import small_profile
 
 RECIPES = {
@@ -43,25 +42,14 @@ def _plain_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database of the newest schema, to copy: migrating one for each test costs more than most tests."""
-    file = tmp_path_factory.mktemp("template") / "patina.db"
-    database = Database(f"sqlite:///{file}")
-    database.upgrade()
-    database.close()
-    return file
-
-
 @pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> ApiSettings:
-    (tmp_path / "home").mkdir()
-    shutil.copy(migrated, tmp_path / "home" / "patina.db")
+def settings(tmp_path: Path) -> ApiSettings:
+    home = new_home(tmp_path / "home")
     recipes = tmp_path / "recipes"
     recipes.mkdir()
     for name, text in RECIPES.items():
         (recipes / f"{name}.yaml").write_text(text)
-    return ApiSettings(home=tmp_path / "home", recipes=recipes, poll_s=0.02, stream_ping_s=0.2)
+    return ApiSettings(home=home, recipes=recipes, poll_s=0.02, stream_ping_s=0.2)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from api.settings import ApiSettings
 from api.tus import BODY_TYPE
 from catalog.datasets import service as datasets
 from catalog.uploads.models import Upload
+from tests.databases import new_home
 
 Headers = Callable[[str], dict[str, str]]
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -34,14 +34,12 @@ def dataset(client: TestClient) -> str:
 
 
 @pytest.fixture
-def limited(tmp_path: Path, migrated: Path) -> Iterator[Callable[..., TestClient]]:
+def limited(tmp_path: Path) -> Iterator[Callable[..., TestClient]]:
     """Servers with settings of their own."""
     opened: list[TestClient] = []
 
     def make(**settings: Any) -> TestClient:
-        home = tmp_path / f"limited-{len(opened)}"
-        home.mkdir()
-        shutil.copy(migrated, home / "patina.db")
+        home = new_home(tmp_path / f"limited-{len(opened)}")
         app = create_app(ApiSettings(home=home, **settings))
         client = TestClient(app, base_url="http://localhost:8470", client=("127.0.0.1", 1))
         client.post("/api/v1/datasets", json={"name": "style"})

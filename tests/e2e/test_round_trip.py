@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 import datasets as hugging_face
 from api.app import create_app
 from api.settings import ApiSettings
+from tests.databases import new_home
 from worker import light
 from worker.decode import Decoder
 from worker.doorbell import Shift
@@ -30,7 +31,7 @@ IMAGES = 12
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[TestClient]:
     with TestClient(
-        create_app(ApiSettings(home=tmp_path)), base_url="http://localhost", client=("127.0.0.1", 1)
+        create_app(ApiSettings(home=new_home(tmp_path))), base_url="http://localhost", client=("127.0.0.1", 1)
     ) as web:
         yield web
 

@@ -10,13 +10,14 @@ import pytest
 from catalog.bases import service as bases
 from catalog.db import Database
 from contracts.base import BaseDescription, Family
+from tests.databases import new_home
 from tests.machine import Machine, machine_on
 from tests.profiles import small_profile
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    _know_the_demo_base(tmp_path / "home")
+    _know_the_demo_base(new_home(tmp_path / "home"))
     with machine_on(tmp_path / "home") as made:
         yield made
 
@@ -40,6 +41,5 @@ def know_a_base(database: Database, name: str, native_px: int) -> None:
 def _know_the_demo_base(home: Path) -> None:
     """Enter the demo base as known, so that starting does not spend seconds on reading it."""
     database = Database(f"sqlite:///{home / 'patina.db'}")
-    database.upgrade()
     know_a_base(database, "emoji-xl", 64)
     database.close()

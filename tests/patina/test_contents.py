@@ -23,6 +23,7 @@ from catalog.jobs import claim as claim_job
 from patina import ingests
 from patina.cli import main
 from patina.client import Client, Json
+from tests.databases import new_home
 from tests.patina.conftest import know_a_base
 
 PIXELS = b"as the store keeps them"
@@ -34,7 +35,7 @@ NAMES = ("cat.png", "dog.png", "cat.txt", "dog.txt")
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """A dataset `style` of two images, each with the caption "a NAME.txt"."""
     with TestClient(
-        create_app(ApiSettings(home=tmp_path)), base_url="http://localhost", client=("127.0.0.1", 1)
+        create_app(ApiSettings(home=new_home(tmp_path))), base_url="http://localhost", client=("127.0.0.1", 1)
     ) as web:
         database = web.app.state.parts.database  # type: ignore[attr-defined]
         with database.session() as session:

@@ -28,6 +28,7 @@ from contracts.run import RunRequest
 from contracts.rundir import Completed
 from patina.cli import main
 from patina.client import Client
+from tests.databases import new_home
 from tests.worker.runs import IDENTITY, description
 
 HEADER = AdapterHeader(
@@ -46,7 +47,7 @@ def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A run on one picture that has published `ours`."""
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "quick.yaml").write_text("steps: 10\n")
-    application = create_app(ApiSettings(home=tmp_path, recipes=tmp_path / "recipes"))
+    application = create_app(ApiSettings(home=new_home(tmp_path), recipes=tmp_path / "recipes"))
     with TestClient(application, base_url="http://localhost", client=("127.0.0.1", 1)) as web:
         made = trained(application.state.parts.database, tmp_path / "recipes")
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from catalog.blobs import upload_key
 from catalog.datasets import service as datasets
+from tests.databases import new_home
 from worker.settings import WorkerSettings
 from worker.station import Station, open_station
 
@@ -29,6 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def station(home: Path) -> Iterator[Station]:
+    new_home(home)
     station = open_station("test", ("cpu",), WorkerSettings(home=home, lease_s=30, sweep_s=0.2, device="cpu"))
     yield station
     station.close()

@@ -22,6 +22,7 @@ from catalog.jobs import Job
 from catalog.sweep import sweep
 from contracts.dataset import DatasetStatus
 from contracts.ingest import IngestStatus
+from tests.databases import new_home
 from tests.worker.conftest import OWNER, captions, fates, picture, upload, zipped
 from tests.worker.origins import Origin, answer, endless, moved, ok, origin
 from worker import fetch, light
@@ -54,7 +55,7 @@ def web() -> Iterator[Origin]:
 @pytest.fixture
 def station(home: Path, web: Origin) -> Iterator[Station]:
     settings = WorkerSettings(
-        home=home,
+        home=new_home(home),
         fetch_allowed_networks=(ip_network("127.0.0.1/32"),),
         fetch_ports=frozenset({web.port}),
         fetch_bytes=100_000,
