@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 import sdxl.networks
-import sdxl.tensor_files
 import trainer.parts
 from contracts.rundir import Failed, RunDir
+from sdxl.base import identity
 from tests.trainer.tiny import make_pictures, make_recipe, outcome_of, train
 
 
@@ -111,7 +111,9 @@ class TestTheData:
         assert "0.png is damaged" in outcome.message
         assert "1.png is damaged" in outcome.message
 
-    def test_masks_that_are_not_there(self, refused: Any) -> None:
+    def test_masks_that_are_not_there(self, refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Alpha channels are masks too: they are looked for once it is known that the base is one.
+        monkeypatch.setattr(trainer.parts, "identity", identity)
         outcome, said = refused(loss__masked={}, preview__prompts=[])
         assert outcome.code == "invalid_input"
         assert "The recipe does not fit the data. /loss/masked: is set, but no picture has a mask" in outcome.message

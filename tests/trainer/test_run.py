@@ -280,8 +280,8 @@ class TestStartingAgain:
     ) -> None:
         run = tmp_path / "run"
         (tmp_path / "empty").mkdir()
-        wrong = make_recipe(tmp_path / "wrong.yaml", base_dir, tmp_path / "empty", steps=1, **QUIET)
-        right = make_recipe(tmp_path / "right.yaml", base_dir, pictures, steps=1, seed=5, **QUIET)
+        wrong = make_recipe(tmp_path / "wrong.yaml", base_dir, tmp_path / "empty", steps=2, **QUIET)
+        right = make_recipe(tmp_path / "right.yaml", base_dir, pictures, steps=2, seed=5, **QUIET)
         assert train(wrong, run, cache_dir) == 1
         assert "failed before the first step (empty_dataset): There is no picture" in capsys.readouterr().out
         refused = outcome_of(run)
@@ -289,7 +289,7 @@ class TestStartingAgain:
         assert (refused.code, refused.step) == ("empty_dataset", 0)
         assert train(right, run, cache_dir) == 0
         said = capsys.readouterr().out
-        assert "starting: 1 steps" in said
+        assert "starting: 2 steps" in said
         assert "warning" not in said
         assert isinstance(outcome_of(run), Completed)
 

@@ -92,4 +92,4 @@ class TestMoreSteps:
     ) -> None:
         for more in (["steps=5"], ["steps=7", "seed=4"]):
             assert train(finished.parent / "recipe.yaml", finished, cache_dir, *more) == 1
-            assert "is complete, with another configuration" in capsys.readouterr().err
+            assert "is complete after 6 steps, with other settings" in capsys.readouterr().err
