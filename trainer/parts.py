@@ -10,18 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from contracts import events
 from contracts.adapter import Parent
 from contracts.buckets import Schedule
 from contracts.captions import MOST_VARIANTS
 from contracts.dataset import VersionRow
-from contracts.failures import InvalidInput
 from contracts.mixing import Mixture, Samples
-from contracts.objective import misfits
 from contracts.train import TrainConfig
-from sdxl.base import Base, identity, load_base
+from sdxl.base import Base, identity
 from sdxl.files import few_steps
 from sdxl.networks import schedule_as_trained
 from trainer.average import Average
@@ -31,21 +27,20 @@ from trainer.control import Requests
 from trainer.draws import keyed_seed
 from trainer.feed import Feed, Views, make_schedule, make_views
 from trainer.freeing import give_back_memory
-from trainer.images import IdentityMemory
+from trainer.inputs import look_at
 from trainer.latents import Latents, OnDone, Texts, View, cached_latents, cached_texts, live_latents, live_texts
 from trainer.loss import alphas_cumprod
 from trainer.masks import read_masks
-from trainer.mixed import RunData, read_run_data
+from trainer.mixed import RunData
 from trainer.objective import Objective
-from trainer.prior import Prior, class_pictures, class_samples, set_apart
+from trainer.prior import Prior, class_pictures, class_samples
 from trainer.processes import Processes
-from trainer.recipe import HINT, Recipe
-from trainer.refusals import Refusals
+from trainer.recipe import Recipe
 from trainer.report import Report
-from trainer.start import parent_of, refuse_other_base, start_from
+from trainer.start import refuse_other_base, start_from
 from trainer.texts import TrainedTexts
 from trainer.upscaling import upscaling_warning
-from trainer.weights import DTYPES, Trainable, check_patterns, load_trainable
+from trainer.weights import DTYPES, Trainable, load_trainable
 
 PROGRESS_EVERY_S = 0.5
 
@@ -94,25 +89,9 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     Raises:
         PatinaError: the base or the data cannot be used; what is wrong with both is said together.
     """
-    base_dir, refused = job.recipe.base_dir, Refusals()
-    with refused.asking():
-        base = load_base(base_dir, dtype=torch.float32, components=frozenset())
-        if errors := misfits(job.recipe.config.loss, base.prediction_type):
-            raise InvalidInput(errors, message="The recipe does not fit the base.", hint=HINT)
-    with refused.asking():
-        check_patterns(base_dir, job.recipe.config)
-    with refused.asking():
-        data = read_run_data(
-            job.recipe.datasets,
-            IdentityMemory(job.cache_dir / "pictures.jsonl"),
-            job.recipe.config.data.concept_weights,
-        )
-        subject, classes = set_apart(data.mixture, job.recipe.config.prior)
-    init, parent = job.recipe.init_weights, None
-    with refused.asking():
-        if init is not None:
-            parent = parent_of(init, job.recipe.config, base_dir)
-    refused.say()
+    base_dir, init = job.recipe.base_dir, job.recipe.init_weights
+    given = look_at(job.recipe, job.cache_dir)
+    base, data = given.base, given.data
     # Hashing a full-size base takes a while: one rank does it for all.
     found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
@@ -129,7 +108,9 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
             report.warn(message)
         if data.mixture.kept_out:
             report.warn(f"{data.mixture.kept_out} pictures are held out by another data set and not trained on")
-    return Identified(base, base_identity, vae_identity, replace(data, mixture=subject), classes, parent)
+    return Identified(
+        base, base_identity, vae_identity, replace(data, mixture=given.subject), given.classes, given.parent
+    )
 
 
 def gather(job: Job, found: Identified, processes: Processes, requests: Requests, report: Report) -> Parts:
