@@ -6,7 +6,6 @@ A full disk is in test_room.py, a loss that is no number in test_run.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,19 @@ from tests.trainer.tiny import make_pictures, make_recipe, outcome_of, train
 
 
 @pytest.fixture(autouse=True)
-def no_weight_is_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever would read tensors of a base, or encode with it, ends the run otherwise than these tests expect."""
+def no_weight_is_read(base_dir: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever would read tensors of a base, or encode with it, ends the run otherwise than these tests expect.
+
+    The base was used before: what it is called is known by its file's hash.
+    """
+    identity(base_dir, cache_dir=cache_dir / "identities")
 
     def read(*arguments: object, **named: object) -> None:
         raise RuntimeError("a weight is read")
 
-    for name in ("identity", "load_trainable", "cached_latents", "cached_texts"):
+    for name in ("load_trainable", "cached_latents", "cached_texts"):
         monkeypatch.setattr(trainer.parts, name, read)
     monkeypatch.setattr(sdxl.networks.base_files, "tensors", read)
-    return
 
 
 @pytest.fixture
@@ -111,9 +113,7 @@ class TestTheData:
         assert "0.png is damaged" in outcome.message
         assert "1.png is damaged" in outcome.message
 
-    def test_masks_that_are_not_there(self, refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        # Alpha channels are masks too: they are looked for once it is known that the base is one.
-        monkeypatch.setattr(trainer.parts, "identity", identity)
+    def test_masks_that_are_not_there(self, refused: Any) -> None:
         outcome, said = refused(loss__masked={}, preview__prompts=[])
         assert outcome.code == "invalid_input"
         assert "The recipe does not fit the data. /loss/masked: is set, but no picture has a mask" in outcome.message
