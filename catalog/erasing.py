@@ -69,8 +69,10 @@ def erase_image(session: Session, dataset_id: str, image: str) -> bool:
     words_left = session.scalar(select(DatasetFile.id).where(*of_it, shared).limit(1))
     nothing: dict[str, Any] = {"image": None, "caption": None, "caption_source": None, "blob_key": None}
     gone = {"fate": Fate.REJECTED, "reason": ERASED, "target": None, **nothing}
+    inside = select(DatasetFile.id).where(*of_it, DatasetFile.kind == FileKind.IMAGE).scalar_subquery()
     _run(
         session,
+        update(DatasetFile).where(DatasetFile.kind == FileKind.MASK, DatasetFile.parent_id.in_(inside)).values(gone),
         update(DatasetFile).where(*of_it, ~shared).values(gone),
         update(DatasetFile).where(*of_it).values(image=None),
     )

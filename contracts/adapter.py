@@ -6,11 +6,12 @@ elsewhere are untrusted text: read only through ``AdapterHeader.from_metadata``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
-from contracts.base import PredictionType, TargetSet
+from contracts.base import Denoising, PredictionType, TargetSet
 from contracts.config import Frozen
+from contracts.failures import FieldError, InvalidInput
 from contracts.mixing import Share
 
 
@@ -40,8 +41,9 @@ class AdapterHeader(Frozen):
     targets: TargetSet | None
     resolution_px: int
     prediction_type: PredictionType
-    zero_terminal_snr: bool = False
-    """Trained on a noise schedule that ends in pure noise: sample on such a one, with trailing steps."""
+    zero_terminal_snr: bool | None = None
+    """Trained on a noise schedule that ends in pure noise: sample on such a one, with trailing steps. null in files of
+    before this was said: as the base's."""
     parent: Parent | None = None
     """What it was started from; a file that started from the base is written without."""
     ema_decay: float | None = None
@@ -49,6 +51,11 @@ class AdapterHeader(Frozen):
     steps: int
     created: str
     """ISO 8601, UTC."""
+
+    def denoising(self, base: Denoising) -> Denoising:
+        """How a UNet with these weights is to be sampled from, its base denoising as ``base`` says."""
+        unsaid = self.zero_terminal_snr is None
+        return Denoising(self.prediction_type, base.from_pure_noise if unsaid else bool(self.zero_terminal_snr))
 
     def to_metadata(self) -> dict[str, str]:
         """The header as safetensors metadata; every value is a string."""
@@ -62,7 +69,7 @@ class AdapterHeader(Frozen):
             "modelspec.date": self.created,
             "modelspec.prediction_type": "v" if self.prediction_type == "v_prediction" else "epsilon",
             "ss_v2": "False",
-            "ss_zero_terminal_snr": str(self.zero_terminal_snr),
+            "ss_zero_terminal_snr": str(bool(self.zero_terminal_snr)),
             "ss_base_model_version": "sdxl_base_v1-0",
             "ss_output_name": self.name,
             "ss_steps": str(self.steps),
@@ -92,3 +99,18 @@ class AdapterHeader(Frozen):
             return cls.model_validate_json(text)
         except ValueError:
             return None
+
+
+def shared_denoising(base: Denoising, headers: Iterable[AdapterHeader]) -> Denoising:
+    """How weights that act together are to be sampled from; without any, as the base.
+
+    Raises:
+        InvalidInput: they were trained for different ones, of which no picture is made.
+    """
+    ways = [(header.name, header.denoising(base)) for header in headers]
+    if len({way for _, way in ways}) > 1:
+        told = "; ".join(f"'{name}' predicts {way}" for name, way in ways)
+        message = f"Weights that were trained to predict different things cannot draw one picture: {told}."
+        errors = [FieldError(pointer="/weights", message="were trained to predict different things")]
+        raise InvalidInput(errors, message, "Use those that agree, or train the others again as these were.")
+    return ways[0][1] if ways else base

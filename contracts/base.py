@@ -26,6 +26,18 @@ class Family(StrEnum):
     SDXL = "sdxl"
 
 
+class Denoising(NamedTuple):
+    """What a UNet predicts, and on which noise schedule: pictures must be sampled as it was trained."""
+
+    predicts: PredictionType
+    from_pure_noise: bool = False
+    """Whether the schedule ends in pure noise (zero terminal SNR)."""
+
+    def __str__(self) -> str:
+        what = "the noise" if self.predicts == "epsilon" else "v"
+        return f"{what}, from {'pure' if self.from_pure_noise else 'nearly pure'} noise"
+
+
 class TensorEntry(NamedTuple):
     """One tensor of a base: diffusers key with its component in front, shape, sha256 of its fp16 bytes."""
 
@@ -86,9 +98,16 @@ class BaseDescription(Frozen):
     vae_identity: str
     native_px: int
     prediction_type: PredictionType
+    zero_terminal_snr: bool = False
+    """Whether its noise schedule ends in pure noise; bases that were added before this was looked at say False."""
     latent_channels: int
     vae_factor: int
     profile: BaseProfile
+
+    @property
+    def denoising(self) -> Denoising:
+        """How it denoises by itself."""
+        return Denoising(self.prediction_type, self.zero_terminal_snr)
 
 
 def base_identity(entries: Iterable[TensorEntry]) -> str:

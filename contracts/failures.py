@@ -151,7 +151,8 @@ FAILURES: dict[FailureCode, FailureText] = {
         message="The dataset cannot be read.", hint="Freeze it again, or pass a folder of images with captions."
     ),
     FailureCode.WEIGHTS_UNREADABLE: FailureText(
-        message="The weights file cannot be read.", hint="It must be a LoRA in safetensors form that fits the base."
+        message="The weights file cannot be read.",
+        hint="It must be a LoRA or a full fine-tune in safetensors form that fits the base.",
     ),
     FailureCode.CHECKPOINT_MISMATCH: FailureText(
         message="The checkpoint belongs to another configuration.",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ Rank = Annotated[int, Field(ge=1, le=256)]
 Alpha = Annotated[float, Field(gt=0)]
 LayerGlob = Annotated[str, Field(min_length=1, max_length=200)]
 MOST_PATTERNS = 64
+PublishedDialect = Literal["kohya", "diffusers"]
+"""What one file can have; PEFT's is a folder."""
 
 UNET = "unet"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from contracts.base import PredictionType
+from contracts.base import Denoising, PredictionType
 from contracts.config import Frozen
 from contracts.failures import FieldError
 from contracts.mistakes import Contradiction, Contradictions
@@ -99,12 +99,17 @@ class LossSettings(Frozen):
 PURE_NOISE = "in pure noise there is no picture left that predicting the noise could teach"
 
 
-def misfits(loss: LossSettings, base_predicts: PredictionType) -> list[FieldError]:
-    """What of the objective cannot be done on a base that predicts this."""
-    if loss.zero_terminal_snr and (loss.prediction_type or base_predicts) == "epsilon":
+def misfits(loss: LossSettings, base: Denoising) -> list[FieldError]:
+    """What of the objective cannot be done on a base that denoises so."""
+    predicts = loss.prediction_type or base.predicts
+    from_pure_noise = base.from_pure_noise if loss.zero_terminal_snr is None else loss.zero_terminal_snr
+    if predicts != "epsilon" or not from_pure_noise:
+        return []
+    if loss.zero_terminal_snr:
         message = f"needs v-prediction and the base predicts the noise: {PURE_NOISE}"
         return [FieldError(pointer="/loss/zero_terminal_snr", message=message)]
-    return []
+    message = f"is epsilon, and the base's schedule ends in pure noise, so set zero_terminal_snr: false: {PURE_NOISE}"
+    return [FieldError(pointer="/loss/prediction_type", message=message)]
 
 
 def objective_contradictions(

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from contracts.captions import CaptionSettings
 from contracts.config import Frozen, digest
 from contracts.failures import NAME_PATTERN, InvalidInput
-from contracts.lora import LoraSettings
+from contracts.lora import LoraSettings, PublishedDialect
 from contracts.mistakes import Contradiction, Contradictions, checked
 from contracts.mixing import Weight
 from contracts.objective import EmaSettings, LossSettings, PriorSettings, objective_contradictions
@@ -178,6 +178,10 @@ class TrainConfig(Frozen):
     output_name: Annotated[str, Field(pattern=NAME_PATTERN)] = "lora"
     """Name the weights are registered under."""
 
+    output_dialect: PublishedDialect | None = None
+    """What a LoRA's file is written in. null is kohya, which ComfyUI, Forge, sd-scripts and diffusers read whole, but
+    diffusers where kohya's has no exact reader (DoRA) or no names (a UNet without two layers a block)."""
+
     measure_floor: bool = True
     """Whether a few bare passes of the UNet follow the last step, to say how close to their floor the steps were."""
 
@@ -220,6 +224,9 @@ class TrainConfig(Frozen):
         if (warmup := self.optimizer.warmup(self.steps)) >= self.steps:
             message = f"the warm-up of {warmup} steps must be below steps ({self.steps})"
             broken.append(Contradiction("/optimizer/warmup_steps", message, ("/optimizer/warmup_share", "/steps")))
+        if self.method == "full" and self.output_dialect is not None:
+            message = "must be null with method full: it is a LoRA's"
+            broken.append(Contradiction("/output_dialect", message, ("/method",)))
         broken += contradictions(
             method=self.method,
             precision=self.precision,
@@ -248,7 +255,9 @@ class TrainConfig(Frozen):
         return digest(self.model_dump(mode="json"))
 
 
-RESULT_NEUTRAL_FIELDS = frozenset({"checkpoint", "preview", "held_out", "tracking", "output_name", "measure_floor"})
+RESULT_NEUTRAL_FIELDS = frozenset(
+    {"checkpoint", "preview", "held_out", "tracking", "output_name", "output_dialect", "measure_floor"}
+)
 """Top-level fields a resumed run may change without changing what is learned."""
 
 

@@ -8,9 +8,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Set
 from pathlib import Path
+from typing import NamedTuple
 
-from sdxl.formats import load_adapter
+from contracts.adapter import AdapterHeader
+from sdxl.formats import load_adapter, read_header
 from sdxl.lora import LoraBank
+
+
+class _Held(NamedTuple):
+    bytes: int
+    header: AdapterHeader | None
 
 
 class AdapterCache:
@@ -26,16 +33,25 @@ class AdapterCache:
         self._banks = banks
         self._max_bytes = max_bytes
         self._base_identity = base_identity
-        self._held: OrderedDict[str, int] = OrderedDict()
+        self._held: OrderedDict[str, _Held] = OrderedDict()
 
     @property
     def held_bytes(self) -> int:
-        return sum(self._held.values())
+        return sum(held.bytes for held in self._held.values())
 
     @property
     def keys(self) -> tuple[str, ...]:
         """What is held, the next to leave first."""
         return tuple(self._held)
+
+    def header(self, key: str, path: Path) -> AdapterHeader | None:
+        """What an adapter says of itself, read from its file when it is not held; None: it was made elsewhere.
+
+        Raises:
+            PatinaError: WEIGHTS_UNREADABLE.
+        """
+        held = self._held.get(key)
+        return read_header(path) if held is None else held.header
 
     def hold(self, key: str, path: Path, *, needed: Set[str] = frozenset()) -> None:
         """Have an adapter on the model.
@@ -65,4 +81,4 @@ class AdapterCache:
             components = tuple(f"{component}." for component in bank.components)
             own = {name: tensor for name, tensor in adapter.state.items() if name.startswith(components)}
             bank.add(key, own, alpha=adapter.alphas)
-        self._held[key] = size
+        self._held[key] = _Held(size, adapter.header)

@@ -1,12 +1,15 @@
 """Which pictures are made together: pure arithmetic over what requests ask for.
 
-Knows nothing about models. Adapters play no part: each picture of a batch may have its own.
+Knows nothing about models. Which adapters act plays no part: each picture of a batch may
+have its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from contracts.base import Denoising
 
 
 class Shape(NamedTuple):
@@ -17,6 +20,8 @@ class Shape(NamedTuple):
     steps: int
     guided: bool
     full_weights: str | None
+    denoising: Denoising
+    """Of the weights: what the UNet predicts, on which schedule."""
 
 
 class Item(NamedTuple):

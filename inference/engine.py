@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from contracts.adapter import shared_denoising
+from contracts.base import Denoising
 from contracts.failures import FailureCode, PatinaError
 from inference.adapters import AdapterCache
 from inference.batching import Item, Shape, group
 from inference.variants import UnetVariants
 from sdxl.base import load_base
 from sdxl.conditioning import Conditioning, encode_prompts, join, unconditional
+from sdxl.formats import read_header
 from sdxl.lora import serve, serve_texts
 from sdxl.sampling import sample, to_bytes
 from sdxl.tokens import LONGEST_TOKENS
@@ -110,11 +113,8 @@ class Engine:
         cancelled: Cancelled | None = None,
     ) -> list[Pictures | PatinaError]:
         """As ``generate``, before rounding: pictures [N, height, width, 3] between 0 and 1."""
-        shapes = [
-            Shape(r.width, r.height, r.steps, r.guidance_scale > 1, str(r.full_weights) if r.full_weights else None)
-            for r in requests
-        ]
         failures: dict[int, PatinaError] = {}
+        shapes = [self._shape(index, request, failures) for index, request in enumerate(requests)]
         pictures: dict[Item, NDArray[np.float32]] = {}
         waiting = group(shapes, [len(r.seeds) for r in requests], self._max_pictures)
         while waiting:
@@ -123,7 +123,7 @@ class Engine:
             if not batch:
                 continue
             try:
-                made = self._run(requests, batch, progress, cancelled)
+                made = self._run(requests, batch, shapes[batch[0].request].denoising, progress, cancelled)
             except _NobodyWaits:
                 failures |= {item.request: PatinaError(FailureCode.CANCELLED) for item in batch}
             except torch.OutOfMemoryError:
@@ -148,6 +148,18 @@ class Engine:
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _shape(self, index: int, request: EngineRequest, failures: dict[int, PatinaError]) -> Shape:
+        """What a request shares with those it may be made with; one whose weights do not go together fails."""
+        full, way = request.full_weights, self.base.denoising
+        try:
+            headers = [self.adapters.header(use.key, use.path) for use in request.adapters if use.scale != 0]
+            headers += [] if full is None else [read_header(full)]
+            way = shared_denoising(way, [header for header in headers if header is not None])
+        except PatinaError as error:
+            failures[index] = error
+        guided = request.guidance_scale > 1
+        return Shape(request.width, request.height, request.steps, guided, None if full is None else str(full), way)
+
     def _prepared(
         self, requests: Sequence[EngineRequest], batch: Sequence[Item], failures: dict[int, PatinaError]
     ) -> list[Item]:
@@ -167,6 +179,7 @@ class Engine:
         self,
         requests: Sequence[EngineRequest],
         batch: Sequence[Item],
+        way: Denoising,
         progress: Progress | None,
         cancelled: Cancelled | None,
     ) -> Pictures:
@@ -187,7 +200,7 @@ class Engine:
         self._bank.select(choices)
         guided = first.guidance_scale > 1
         return sample(
-            self.base,
+            self.base.sampled_as(way),
             self._encoded([request.prompt for request in asked], choices),
             negative=self._encoded([request.negative_prompt for request in asked], choices) if guided else None,
             seeds=[requests[item.request].seeds[item.picture] for item in batch],

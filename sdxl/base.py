@@ -7,18 +7,18 @@ tensor, so the peak is the parts asked for and nothing more.
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from contracts.base import BaseDescription, Family, PredictionType
+from contracts.base import BaseDescription, Denoising, Family, PredictionType
 from contracts.precision import Quantization
 from sdxl import files as base_files
 from sdxl.files import BaseFiles, open_base
 from sdxl.identity import identities
-from sdxl.networks import load_network, native_px, scheduler_config, vae_factor
+from sdxl.networks import denoising, load_network, native_px, schedule_as_trained, scheduler_config, vae_factor
 from sdxl.profile import profile_of
 from sdxl.stock import CLIPTokenizer
 
@@ -50,6 +50,17 @@ class Base:
     force_zeros_for_empty_prompt: bool
     dtype: torch.dtype
     device: torch.device
+
+    @property
+    def denoising(self) -> Denoising:
+        """What its scheduler's config says of it."""
+        return denoising(self.scheduler_config)
+
+    def sampled_as(self, way: Denoising) -> Base:
+        """The same with the schedule that weights in its place or on it were trained for."""
+        if way == self.denoising:
+            return self
+        return replace(self, scheduler_config=schedule_as_trained(self.scheduler_config, *way))
 
 
 def load_base(
@@ -137,6 +148,7 @@ def describe(
         vae_identity=vae_identity,
         native_px=native_px(files),
         prediction_type=scheduler["prediction_type"],
+        zero_terminal_snr=denoising(scheduler).from_pure_noise,
         latent_channels=int(base_files.config(files, "vae")["latent_channels"]),
         vae_factor=vae_factor(files),
         profile=profile,

@@ -123,25 +123,6 @@ def write(path: Path, modules: Modules, metadata: Mapping[str, str], dialect: Di
         tensor_files.write(path, tensor_files.entries_of(state), words)
 
 
-def warnings(modules: Modules, dialect: Dialect) -> list[str]:
-    """What stock loaders make of such a file that is not what it says; found by reading and running them."""
-    found = []
-    if dialect == "kohya" and any(module.magnitude is not None for module in modules.values()):
-        found.append(
-            "DoRA in kohya's form is LyCORIS' (dora_scale, wd_on_output): diffusers 0.42 drops it with a warning,"
-            " ComfyUI and Forge divide by the norm of the base's rows and not of the adapted ones, sd-scripts' own"
-            " network does not know it."
-        )
-    if dialect == "kohya" and any(
-        len({module.alpha for module in in_component(modules, component).values()}) > 1 for component in COMPONENTS
-    ):
-        found.append(
-            "Alpha differs inside a component: the file says so module by module, but diffusers 0.42 reads kohya's"
-            " form with one alpha a component where layers are attention's. The diffusers form has no such limit."
-        )
-    return found
-
-
 def said(metadata: Mapping[str, str]) -> dict[str, str]:
     """What a header says of the weights: without hashes of its file and without what only one dialect needs."""
     kept = {key: value for key, value in metadata.items() if key.startswith(_KEPT)}

@@ -72,6 +72,12 @@ def open_whole(files: BaseFiles, weights: Path | None = None, *, cache_dir: Path
         return Whole(files, None, None, {})
     with tensor_files.opened(weights) as file:
         table, metadata = tensor_files.shapes_of(file), file.metadata() or {}
+    if any("lora" in key for key in table):
+        raise PatinaError(
+            FailureCode.WEIGHTS_UNREADABLE,
+            f"{weights.name} is a LoRA: it changes a model, and there is no whole one in it.",
+            "`python -m sdxl.formats convert` brings a LoRA into another form.",
+        )
     header = AdapterHeader.from_metadata(metadata)
     for component, keys in keys_by_component(table).items():
         require_same({name: table[key] for name, key in keys.items()}, base_files.shapes(files, component), component)
@@ -126,7 +132,9 @@ def export_single_file(whole: Whole, out: Path, dtype: torch.dtype | None = None
     Raises:
         PatinaError: the layout has no place for one of the base's tensors, or a tensor is no finite number.
     """
-    _require_two_layers(base_files.config(whole.files, "unet").get("layers_per_block", original.LAYERS_PER_BLOCK))
+    layers = base_files.config(whole.files, "unet").get("layers_per_block", original.LAYERS_PER_BLOCK)
+    if not original.counts(layers):
+        raise unreadable(f"Its UNet has {layers} layers a block; the original layout's numbers count two.")
     entries: dict[str, Entry] = {}
     try:
         for component in COMPONENTS:
@@ -141,12 +149,6 @@ def export_single_file(whole: Whole, out: Path, dtype: torch.dtype | None = None
     for mark in _marks(whole):
         entries[mark] = Entry(torch.float32, (0,), partial(torch.empty, 0))
     tensor_files.write(out, entries, _checkpoint_words(whole, out) | {"format": "pt", TAIL_HASH: ""})
-
-
-def _require_two_layers(layers: Any) -> None:
-    found = {layers} if isinstance(layers, int) else set(layers)
-    if found != {original.LAYERS_PER_BLOCK}:
-        raise unreadable(f"Its UNet has {layers} layers a block; the original layout's numbers count two.")
 
 
 def _tensors(whole: Whole, component: str) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 from contracts.adapter import AdapterHeader
 from sdxl import dialects, tensor_files
 from sdxl.adapter import WeightShapes, from_state, require_fit
-from sdxl.dialects import ADAPTER_METADATA, Adapter, Dialect
+from sdxl.dialects import ADAPTER_METADATA, PEFT_WEIGHTS, Adapter, Dialect
 from sdxl.formats_cli import main
 from sdxl.full import check_full, full_tensors, require_base, save_full
 from sdxl.hashes import tail_hash
@@ -76,11 +76,13 @@ def load_adapter(path: Path, *, layers: WeightShapes | None = None, base_identit
 
 
 def read_header(path: Path) -> AdapterHeader | None:
-    """Our header of a weights file; None when the file was made elsewhere.
+    """Our header of a weights file or a PEFT folder; None when it was made elsewhere.
 
     Raises:
         PatinaError: WEIGHTS_UNREADABLE, it is no safetensors file.
     """
+    if path.is_dir():
+        path = next(path.glob(f"*/{PEFT_WEIGHTS}"), path)
     with tensor_files.opened(path) as file:
         return AdapterHeader.from_metadata(file.metadata())
 

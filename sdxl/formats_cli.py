@@ -25,6 +25,7 @@ from sdxl.dialects import Dialect
 from sdxl.exporting import export_folder, export_single_file, open_whole
 from sdxl.files import open_base
 from sdxl.inspecting import Inspection, inspect
+from sdxl.readers import misreadings
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FAILED = 1
@@ -67,7 +68,8 @@ def _convert(options: argparse.Namespace, console: Console) -> None:
         )
     adapter = dialects.read(options.file)
     dialects.write(options.out, adapter.modules, adapter.metadata, options.dialect)
-    for warning in dialects.warnings(adapter.modules, options.dialect):
+    dora = any(module.magnitude is not None for module in adapter.modules.values())
+    for warning in misreadings(adapter.alphas, options.dialect, dora=dora):
         console.print(f"note: {warning}", markup=False, soft_wrap=True)
     console.print(
         f"{len(adapter.modules)} modules, {adapter.dialect} → {options.dialect}: {options.out}",

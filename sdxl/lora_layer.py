@@ -168,13 +168,14 @@ class LoraLayer(nn.Module):
                 return _tensor(lora_linear.Adapted.apply(x, self.base.weight, self.base.bias, down, up, scale))
             return self.base(x) + self._low_rank(seen, down, up) * scale
         norms = row_norms(self.base.weight, self.lora_A, self.lora_B, scale, self._squared)
-        grown = (self.magnitude.flatten() / norms).to(x.dtype)
+        # The difference to 1 is what is rounded, here as in serving: of the factor itself bf16 would keep two digits.
+        gain = (self.magnitude.flatten() / norms - 1).to(x.dtype)
         if _is_plain_linear(self.base) and not dropping and self._strength == 1:
-            return _tensor(DoraLinear.apply(x, self.base.weight, self.base.bias, down, up, grown, scale))
+            return _tensor(DoraLinear.apply(x, self.base.weight, self.base.bias, down, up, gain, scale))
         out = self.base(x)
         rescaled = self._without_bias(self.base(seen) if dropping else out)
-        grown = grown.view(_across(self.base))
-        return out + ((grown - 1) * rescaled + grown * self._low_rank(seen, down, up) * scale) * self._strength
+        update = self._low_rank(seen, down, up) * scale
+        return out + (gain.view(_across(self.base)) * (rescaled + update) + update) * self._strength
 
     def _forward_same(
         self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, gain: torch.Tensor | None
@@ -226,7 +227,7 @@ class LoraLayer(nn.Module):
             else:
                 # The difference to the base is what a strength scales, so that none of it is the base.
                 grown = update.magnitude.over(self.base.weight, update.down, update.up)
-                up = update.up * (grown * strength).to(update.up.dtype)[:, None]
+                up = (update.up.float() * (grown * strength)[:, None]).to(update.up.dtype)
                 parts.append(Stack(update.down, up, ((grown - 1) * strength).to(update.up.dtype)))
         return parts
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from contracts.base import PredictionType
+from contracts.base import Denoising, PredictionType
 from contracts.precision import Quantization
 from sdxl import files as base_files
 from sdxl.family import unreadable
@@ -124,6 +124,11 @@ def scheduler_config(files: BaseFiles) -> dict[str, Any]:
     if settings["prediction_type"] not in ("epsilon", "v_prediction"):
         raise unreadable(f"It predicts '{settings['prediction_type']}'; only epsilon and v_prediction are known.")
     return settings
+
+
+def denoising(settings: Mapping[str, Any]) -> Denoising:
+    """What a scheduler's config, with its prediction type filled in, says of the UNet."""
+    return Denoising(settings["prediction_type"], bool(settings.get("rescale_betas_zero_snr")))
 
 
 def schedule_as_trained(

@@ -7,7 +7,7 @@ two residual layers a block, which SDXL has; with another count the numbered blo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -57,6 +57,11 @@ CLIP_STEMS = {
     "ln_final.weight": "text_model.final_layer_norm.weight",
     "ln_final.bias": "text_model.final_layer_norm.bias",
 }
+
+
+def counts(layers: int | Sequence[int]) -> bool:
+    """Whether the numbers mean blocks of a UNet with so many layers in each, as diffusers' ``layers_per_block``."""
+    return ({layers} if isinstance(layers, int) else set(layers)) == {LAYERS_PER_BLOCK}
 
 
 def to_diffusers(component: str, name: str, tensor: torch.Tensor, vae_levels: int) -> list[tuple[str, torch.Tensor]]:

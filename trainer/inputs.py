@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from contracts.adapter import Parent
-from contracts.failures import InvalidInput
+from contracts.lora import PublishedDialect
 from contracts.mixing import Mixture
-from contracts.objective import misfits
 from sdxl.base import Base, load_base
+from trainer.dialect import published_dialect
 from trainer.images import IdentityMemory
 from trainer.mixed import RunData, read_run_data
 from trainer.prior import set_apart
-from trainer.recipe import HINT, Recipe
+from trainer.recipe import Recipe, refuse_misfits
 from trainer.refusals import Refusals
 from trainer.start import parent_of
 from trainer.weights import check_patterns
@@ -38,6 +38,8 @@ class Inputs:
     """The class pictures the data set has."""
     parent: Parent | None
     """What training starts from."""
+    dialect: PublishedDialect
+    """What a LoRA is published in."""
 
 
 def look_at(recipe: Recipe, cache_dir: Path) -> Inputs:
@@ -52,8 +54,8 @@ def look_at(recipe: Recipe, cache_dir: Path) -> Inputs:
     config, refused, parent = recipe.config, Refusals(), None
     with refused.asking():
         base = load_base(recipe.base_dir, dtype=torch.float32, components=frozenset())
-        if errors := misfits(config.loss, base.prediction_type):
-            raise InvalidInput(errors, message="The recipe does not fit the base.", hint=HINT)
+        refuse_misfits(config, base.denoising)
+        dialect = published_dialect(config, base.files)
     with refused.asking():
         check_patterns(recipe.base_dir, config)
     with refused.asking():
@@ -64,4 +66,4 @@ def look_at(recipe: Recipe, cache_dir: Path) -> Inputs:
         if recipe.init_weights is not None:
             parent = parent_of(recipe.init_weights, config, recipe.base_dir)
     refused.say()
-    return Inputs(base, data, subject, classes, parent)
+    return Inputs(base, data, subject, classes, parent, dialect)

@@ -21,7 +21,7 @@ from contracts.objective import MaskedSettings
 from trainer.images import decode
 from trainer.latents import View
 from trainer.mixed import RunData
-from trainer.pixels import FORMATS
+from trainer.pixels import FORMATS, alpha_of
 
 REMEMBERED = 4096
 """Masks kept in memory, in 8 bits at the size of latents: at most 64 MiB at 1024 px."""
@@ -58,7 +58,10 @@ def make_masks(read: Callable[[str], bytes], read_mask: Callable[[str], bytes], 
 
     @lru_cache(maxsize=REMEMBERED)
     def cut(image: str, mask: str | None, placement: Placement, flipped: bool) -> torch.Tensor:
-        found = alpha_of(read(image)) if mask is None else decode(read_mask(mask)).convert("L")
+        if mask is None:
+            found = alpha_of(Image.open(io.BytesIO(read(image)), formats=FORMATS))
+        else:
+            found = decode(read_mask(mask)).convert("L")
         if found is None:
             width, height = placement.bucket
             return torch.full((1, height // vae_factor, width // vae_factor), 255, dtype=torch.uint8)
@@ -78,15 +81,6 @@ def to_latent_size(mask: Image.Image, placement: Placement, vae_factor: int, *, 
     mask = mask.crop((left, top, left + bucket.width_px, top + bucket.height_px))
     pixels = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8)
     return avg_pool2d(pixels.view(1, bucket.height_px, bucket.width_px).float() / 255, vae_factor)
-
-
-def alpha_of(data: bytes) -> Image.Image | None:
-    """A picture file's alpha channel, upright; None when it has none or when all of it is opaque."""
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    if not (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
-        return None
-    alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
-    return None if alpha.getextrema() == (255, 255) else alpha
 
 
 def check_masks(

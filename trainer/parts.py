@@ -15,6 +15,7 @@ from contracts.adapter import Parent
 from contracts.buckets import Schedule
 from contracts.captions import MOST_VARIANTS
 from contracts.dataset import VersionRow
+from contracts.lora import PublishedDialect
 from contracts.mixing import Mixture, Samples
 from contracts.train import TrainConfig
 from sdxl.base import Base, identity
@@ -69,6 +70,8 @@ class Identified:
     """The class pictures the data set has."""
     parent: Parent | None = None
     """What training starts from."""
+    dialect: PublishedDialect = "kohya"
+    """What a LoRA is published in."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,13 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
         if data.mixture.kept_out:
             report.warn(f"{data.mixture.kept_out} pictures are held out by another data set and not trained on")
     return Identified(
-        base, base_identity, vae_identity, replace(data, mixture=given.subject), given.classes, given.parent
+        base,
+        base_identity,
+        vae_identity,
+        replace(data, mixture=given.subject),
+        given.classes,
+        given.parent,
+        given.dialect,
     )
 
 

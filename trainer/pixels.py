@@ -21,6 +21,14 @@ def upright_on_white(image: Image.Image) -> Image.Image:
     return _on_white(_to_srgb(ImageOps.exif_transpose(image), profile))
 
 
+def alpha_of(image: Image.Image) -> Image.Image | None:
+    """A picture's alpha channel, upright; None when it has none or when all of it is opaque."""
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
+        return None
+    alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+    return None if alpha.getextrema() == (255, 255) else alpha
+
+
 def is_animated(image: Image.Image) -> bool:
     """Whether a picture moves; cameras keep a small copy behind a JPEG (MPO, CIPA DC-007), which is no second frame."""
     return image.format != "MPO" and getattr(image, "n_frames", 1) > 1

@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.base import BaseDescription
-from contracts.failures import FailureCode, InvalidInput, PatinaError
+from contracts.failures import FailureCode, PatinaError
 from contracts.fitting import ALLOWANCE_BYTES, Fitting, fit, fits
 from contracts.mixing import summarise_mixture
-from contracts.objective import misfits
 from contracts.plan import Plan, make_plan
 from contracts.rundir import RunDir
 from contracts.train import TrainConfig, parse_config
@@ -29,7 +28,7 @@ from trainer.images import IdentityMemory
 from trainer.mixed import read_run_data
 from trainer.paces import measured_seconds
 from trainer.parts import Job
-from trainer.recipe import HINT, Recipe, as_yaml
+from trainer.recipe import Recipe, as_yaml, refuse_misfits
 
 UNKNOWN_SECONDS = "unknown: probe"
 
@@ -56,8 +55,7 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
         PatinaError: the base or the data cannot be used, or OUT_OF_MEMORY with what to change.
     """
     base = describe(recipe.base_dir, cache_dir=asked.cache_dir / "identities")
-    if errors := misfits(recipe.config.loss, base.prediction_type):
-        raise InvalidInput(errors, message="The recipe does not fit the base.", hint=HINT)
+    refuse_misfits(recipe.config, base.denoising)
     planned = _planner(recipe, asked, base)
     config, limit = recipe.config, asked.memory_bytes or device_bytes()
     fitting = None

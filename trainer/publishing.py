@@ -48,7 +48,7 @@ def write_weights(path: Path, config: TrainConfig, found: Identified, parts: Par
     )
     if model.bank is not None:
         notes = training_notes(config, header, images=found.data.mixture.images_an_epoch, rates=model.peak_rates)
-        save_adapter(path, model.state(), header, model.bank.alphas, notes=notes)
+        save_adapter(path, model.state(), header, model.bank.alphas, dialect=found.dialect, notes=notes)
     else:
         save_full(path, model.state(), header)
 

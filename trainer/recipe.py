@@ -13,10 +13,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from contracts.base import Denoising
 from contracts.config import Frozen
 from contracts.failures import FieldError, InvalidInput
 from contracts.mistakes import field_errors, unknown
 from contracts.mixing import MOST_VERSIONS, Weight
+from contracts.objective import misfits
 from contracts.train import TrainConfig, parse_config
 
 PATH_KEYS = ("base_dir", "dataset_dir", "datasets", "init_weights")
@@ -86,6 +88,16 @@ def read_recipe(
     if errors or config is None or base is None:
         raise InvalidInput(errors, message=f"{file} cannot be trained.", hint=HINT)
     return Recipe(config, base, datasets, init)
+
+
+def refuse_misfits(config: TrainConfig, base: Denoising) -> None:
+    """Refuse an objective that cannot be had on a base that denoises so.
+
+    Raises:
+        InvalidInput: naming each setting that does not fit.
+    """
+    if errors := misfits(config.loss, base):
+        raise InvalidInput(errors, message="The recipe does not fit the base.", hint=HINT)
 
 
 def as_yaml(config: TrainConfig) -> str:

@@ -18,6 +18,7 @@ from contracts.rundir import Completed, Environment, Manifest, Outcome, RunDir, 
 from contracts.train import TrainConfig
 from trainer.checkpoint import Checkpoint, RunState, newer_than, read_checkpoint, save_checkpoint, thin_out
 from trainer.control import Requests
+from trainer.dialect import who_misreads
 from trainer.environment import describe_environment
 from trainer.files import write_atomically
 from trainer.floor import Paces, pace
@@ -63,6 +64,8 @@ def train(
             # Those were the last steps of the run as it was planned then.
             record.loss_last_sum, record.loss_last_steps = 0.0, 0
     parts = gather(job, found, processes, requests, report)
+    for message in who_misreads(parts.objective.model, found.dialect):
+        report.warn(message)
     attempt = _Attempt(config, run_dir, processes, requests, report, environment, found, parts, record)
     if checkpoint is not None:
         attempt.restore(checkpoint)

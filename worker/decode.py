@@ -42,17 +42,19 @@ class Decoded:
     offered_width: int
     offered_height: int
     """Upright, before it was downscaled."""
-    flattened: bool
-    """It had transparent parts, which are white now."""
     likeness: str
     """Perceptual hash."""
+    alpha: str | None = None
+    """Identity of its alpha channel as a mask; None where it had no transparent parts, which are white now."""
+    alpha_png: bytes | None = None
+    """That mask as it is stored, of the picture's size."""
 
     @property
     def note(self) -> str | None:
         """What was done to it that whoever offered it may not expect."""
         said = []
-        if self.flattened:
-            said.append("transparency laid on white")
+        if self.alpha is not None:
+            said.append("transparency laid on white and kept as a mask")
         if (self.offered_width, self.offered_height) != (self.width, self.height):
             said.append(f"downscaled from {self.offered_width}x{self.offered_height} to {self.width}x{self.height}")
         return "; ".join(said) or None
@@ -75,7 +77,7 @@ class _Taken(BaseModel):
     height: Annotated[int, Field(ge=1, le=MAX_SIDE_SAID_PX)]
     offered_width: Annotated[int, Field(ge=1, le=MAX_SIDE_SAID_PX)]
     offered_height: Annotated[int, Field(ge=1, le=MAX_SIDE_SAID_PX)]
-    flattened: bool
+    alpha: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
     likeness: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
@@ -110,7 +112,7 @@ class Decoder:
             return Refused(f"the file is larger than {MAX_FILE_BYTES // 1024**2} MB")
         with self._lock:
             try:
-                answer, png = self._ask(data, max_px)
+                answer, png, alpha_png = self._ask(data, max_px)
             except TimeoutError:
                 self._discard("timeout")
                 return Refused("decoding it takes too long")
@@ -118,7 +120,7 @@ class Decoder:
                 self._discard(type(error).__name__)
                 return Refused("decoding it takes more time or memory than a picture may")
         if isinstance(answer, _Taken):
-            return Decoded(png=png, **answer.model_dump())
+            return Decoded(png=png, alpha_png=alpha_png, **answer.model_dump())
         if answer.error is not None:
             log.info("decode.refused", error=answer.error)
         return Refused(answer.refused)
@@ -136,15 +138,18 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def _ask(self, data: bytes, max_px: int | None) -> tuple[_Taken | _Refused, bytes]:
+    def _ask(self, data: bytes, max_px: int | None) -> tuple[_Taken | _Refused, bytes, bytes | None]:
         channel = self._ready()
         send(channel, json.dumps({"max_px": max_px}).encode())
         send(channel, data)
         answer = _ANSWER.validate_json(receive(channel, MAX_ANSWER_BYTES))
         png = receive(channel, MAX_PNG_BYTES)
-        if isinstance(answer, _Taken) and not png.startswith(PNG_BEGINS):
-            raise ValueError("the child speaks nonsense")
-        return answer, png
+        alpha_png = None
+        if isinstance(answer, _Taken):
+            alpha_png = None if answer.alpha is None else receive(channel, MAX_PNG_BYTES)
+            if not all(one.startswith(PNG_BEGINS) for one in (png, alpha_png) if one is not None):
+                raise ValueError("the child speaks nonsense")
+        return answer, png, alpha_png
 
     def _ready(self) -> socket.socket:
         if self._channel is not None and self._child is not None and self._child.poll() is None:

@@ -12,13 +12,13 @@ import socket
 import struct
 import sys
 import warnings
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
 from contracts.dataset import image_identity
 from contracts.likeness import GRID_PX, difference_hash
-from trainer.pixels import FORMATS, is_animated, upright_on_white
+from trainer.pixels import FORMATS, alpha_of, is_animated, upright_on_white
 from worker.sandbox import LENGTH, allow_cpu, limit_process
 
 MAX_PIXELS = 40_000_000
@@ -37,7 +37,8 @@ class Picture(NamedTuple):
 
     image: Image.Image
     offered: tuple[int, int]
-    flattened: bool
+    alpha: Image.Image | None
+    """How much of each pixel is not what lies behind it, of the same size; None where all of it is opaque."""
 
 
 def main() -> None:
@@ -49,8 +50,8 @@ def main() -> None:
             data = _read(stream)
             if data is None:
                 return
-            answer, png = _answer(data, json.loads(request)["max_px"])
-            for part in (json.dumps(answer).encode(), png):
+            answer, *pictures = _answer(data, json.loads(request)["max_px"])
+            for part in (json.dumps(answer).encode(), *pictures):
                 stream.write(LENGTH.pack(len(part)))
                 stream.write(part)
             stream.flush()
@@ -77,18 +78,23 @@ def decode(data: bytes, max_px: int | None = None) -> Picture:
         image.load()
     except (OSError, SyntaxError, ValueError, EOFError, struct.error):
         raise Refusal("the file is damaged or cut off") from None
-    flattened = _is_transparent(image)
+    alpha = alpha_of(image)
     upright = upright_on_white(image)
     stored = _downscaled(upright, max_px)
+    if alpha is not None and alpha.size != stored.size:
+        alpha = alpha.resize(stored.size, Image.Resampling.BOX)
     # Built from the pixels alone: no profile, position, comment or transparency of the file survives.
-    return Picture(Image.frombytes("RGB", stored.size, stored.tobytes()), upright.size, flattened)
+    return Picture(Image.frombytes("RGB", stored.size, stored.tobytes()), upright.size, alpha)
 
 
-def _answer(data: bytes, max_px: int | None) -> tuple[dict[str, Any], bytes]:
+def _answer(data: bytes, max_px: int | None) -> tuple[Any, ...]:
+    """What is said of a file, then the picture as PNG, then its alpha channel as PNG where it says anything."""
     try:
-        image, offered, flattened = decode(data, max_px)
-        png = io.BytesIO()
-        image.save(png, "PNG", compress_level=1)
+        image, offered, alpha = decode(data, max_px)
+        png = _png(image)
+        # Stored as masks that are uploaded are.
+        mask = None if alpha is None else Image.merge("RGB", [alpha] * 3)
+        masks = () if mask is None else (_png(mask),)
     except Refusal as refusal:
         return {"refused": str(refusal)}, b""
     except MemoryError:
@@ -96,15 +102,25 @@ def _answer(data: bytes, max_px: int | None) -> tuple[dict[str, Any], bytes]:
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile files; the file is at fault
         return {"refused": "the file is damaged", "error": type(error).__name__}, b""
     answer = {
-        "identity": image_identity(image.width, image.height, image.tobytes()),
+        "identity": _identity(image),
         "width": image.width,
         "height": image.height,
         "offered_width": offered[0],
         "offered_height": offered[1],
-        "flattened": flattened,
+        "alpha": None if mask is None else _identity(mask),
         "likeness": _likeness(image),
     }
-    return answer, png.getvalue()
+    return answer, png, *masks
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _identity(image: Image.Image) -> str:
+    return image_identity(image.width, image.height, image.tobytes())
 
 
 def _likeness(image: Image.Image) -> str:
@@ -115,14 +131,6 @@ def _likeness(image: Image.Image) -> str:
 def _read(stream: io.BufferedRWPair) -> bytes | None:
     header = stream.read(LENGTH.size)
     return stream.read(LENGTH.unpack(header)[0]) if len(header) == LENGTH.size else None
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    """Whether any pixel lets through what is behind it; an alpha channel alone does not say so."""
-    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
-        return False
-    least, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return int(cast(float, least)) < 255
 
 
 def _downscaled(image: Image.Image, max_px: int | None) -> Image.Image:

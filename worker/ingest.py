@@ -149,6 +149,11 @@ def _image(reading: Reading, file: DatasetFile, key: str) -> Fate:
     if is_mask or reading.room.refusal is None:  # else it is a duplicate or one too many, and nobody would refer to it
         refuse_full_disk(reading.station, len(answer.png))
         blobs.put_once(stored, answer.png)
+        if answer.alpha is not None and answer.alpha_png is not None and not is_mask:
+            alpha_key = image_key(claim.owner, answer.alpha)
+            refuse_full_disk(reading.station, len(answer.alpha_png))
+            blobs.put_once(alpha_key, answer.alpha_png)
+            decoded = replace(decoded, alpha=answer.alpha, alpha_key=alpha_key)
     if is_mask:
         return lambda session: ingest.record_mask(session, claim, file.id, decoded)
     return lambda session: ingest.record_image(session, claim, file.id, decoded, reading.room)

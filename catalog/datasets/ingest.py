@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from catalog import jobs
 from catalog.datasets import captions, progress, repository
+from catalog.datasets.inside import alpha_of, child_of
 from catalog.datasets.models import DatasetFile, DatasetImage
 from catalog.datasets.room import Room
 from catalog.datasets.settling import settle
@@ -51,7 +52,10 @@ class Member:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image as the decoder left it: upright RGB, stored without metadata; ``note`` says what was done to it."""
+    """An image as the decoder left it: upright RGB, stored without metadata; ``note`` says what was done to it.
+
+    What was transparent of it is a mask, stored like any other.
+    """
 
     identity: str
     width: int
@@ -59,6 +63,9 @@ class DecodedImage:
     blob_key: str
     note: str | None = None
     likeness: str | None = None
+    alpha: str | None = None
+    """Identity of its alpha channel, where not all of it is opaque."""
+    alpha_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,8 @@ def record_image(
         session.flush()
         return
     _take_image(row, decoded)
+    if decoded.alpha is not None and decoded.alpha_key is not None:
+        repository.add_files(session, [alpha_of(row, decoded.alpha, decoded.alpha_key)])
     take_concept(row)
     path_split = Split.HELD_OUT if held_out_by_path(row.filename) else None
     if path_split:
@@ -189,7 +198,7 @@ def record_metadata(
         return
     children = []
     for line in lines:
-        child = _child(row, line.number, f"{row.filename}:{line.number}", len((line.text or "").encode()))
+        child = child_of(row, line.number, f"{row.filename}:{line.number}", len((line.text or "").encode()))
         child.kind = "caption"
         child.target = captions.beside(row.filename, line.file_name)
         if line.text is None:
@@ -215,14 +224,14 @@ def record_members(
         return
     children = []
     for index, member in enumerate(members):
-        child = _child(row, 2 * index, member.name, member.bytes)
+        child = child_of(row, 2 * index, member.name, member.bytes)
         child.kind, child.blob_key = member.kind or kind_of(member.name), member.blob_key
         child.fate = Fate.PENDING if member.blob_key is not None else Fate.REJECTED
         child.reason = words(member.reason)
         children.append(child)
         if any(told is not None for told in (member.caption, member.concept, member.repeats, member.split)):
             text = member.caption or ""
-            said = _child(row, 2 * index + 1, f"{member.name}:caption", len(text.encode()))
+            said = child_of(row, 2 * index + 1, f"{member.name}:caption", len(text.encode()))
             said.kind, said.target = FileKind.CAPTION, member.name
             take_text(said, text, member)
             children.append(said)
@@ -279,19 +288,6 @@ def _open_row(session: Session, claim: jobs.Claim, file_id: int) -> DatasetFile 
         return None
     row.reason = None  # what it may have waited for is over
     return row
-
-
-def _child(parent: DatasetFile, index: int, name: str, size: int) -> DatasetFile:
-    return DatasetFile(
-        owner=parent.owner,
-        dataset_id=parent.dataset_id,
-        parent_id=parent.id,
-        child_index=index,
-        filename=name,
-        bytes=size,
-        fate=Fate.PENDING,
-        ingest=parent.ingest,
-    )
 
 
 def _take_image(row: DatasetFile, decoded: DecodedImage) -> None:

@@ -1,7 +1,7 @@
 """Which mask belongs to which image: pure matching over ledger rows. Knows nothing about SQL or pixels.
 
 ``a/cat_mask.png`` masks ``a/cat.*`` of the same size, inside one archive or among the files uploaded loose; the newest
-mask of an image wins.
+mask of an image wins. An alpha channel masks its own image where no such file does.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class MaskFile(NamedTuple):
     name: str
     target: str
     size: tuple[int, int]
+    alpha_of: str | None = None
+    """The image whose alpha channel it is."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ def match_masks(images: Sequence[Masked], masks: Sequence[MaskFile]) -> Masks:
     names = {mask.file_id: mask.name for mask in masks}
     chosen: dict[str, int] = {}
     fates: dict[int, tuple[Fate, str | None]] = {}
-    for mask in masks:
+    for mask in sorted(masks, key=lambda mask: mask.alpha_of is None):
         beside = stems.get((mask.scope, mask.target), [])
-        fitting = [row.image for row in beside if row.size == mask.size]
+        fitting = [row.image for row in beside if row.size == mask.size] if mask.alpha_of is None else [mask.alpha_of]
         if not fitting:
             fates[mask.file_id] = (Fate.REJECTED, _why_not(mask, beside))
             continue

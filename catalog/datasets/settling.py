@@ -123,9 +123,14 @@ def _of_folder(row: FileLine) -> Chosen | None:
 
 def _settle_masks(images: dict[str, ImageLine], shown: Sequence[FileLine], offered: Sequence[FileLine]) -> None:
     rows = {row.id: row for row in offered if row.image and row.blob_key}
+    pictures = {row.id: row.image for row in shown}
     found = match_masks(
         [Masked(row.parent_id or 0, row.filename, row.image, _size(row)) for row in shown if row.image],
-        [MaskFile(row.id, row.parent_id or 0, row.filename, row.target or "", _size(row)) for row in rows.values()],
+        [
+            MaskFile(row.id, scope, row.filename, row.target or "", _size(row), pictures.get(scope))
+            for row in rows.values()
+            for scope in [row.parent_id or 0]
+        ],
     )
     for file_id, (fate, reason) in found.fates.items():
         row = rows[file_id]

@@ -80,19 +80,20 @@ def create(session: Session, owner: str, request: GenerationRequest, priority: i
     """Resolve the request and queue it; a seed is drawn when it has none.
 
     Raises:
-        InvalidInput: several bases and none named, or none at all.
+        InvalidInput: several bases and none named, or none at all; weights trained to predict different things.
         PatinaError: NOT_FOUND (weights), UNKNOWN_BASE, or BASE_MISMATCH naming both identities.
     """
     chosen = [(choice, registry.resolve(session, owner, choice.weights)) for choice in request.weights]
     base = _base(session, owner, request, [weights for _, weights in chosen])
     for _, weights in chosen:
         registry.check_base(weights, base)
-    native_px = bases.description_of(base).native_px
+    known = bases.description_of(base)
+    registry.check_together([weights for choice, weights in chosen if choice.scale != 0], known)
     resolved = request.model_copy(
         update={
             "base": base.name,
-            "width": request.width or native_px,
-            "height": request.height or native_px,
+            "width": request.width or known.native_px,
+            "height": request.height or known.native_px,
             "seed": secrets.randbelow(MAX_SEED - request.images) if request.seed is None else request.seed,
         }
     )

@@ -20,7 +20,8 @@ from catalog.paging import DEFAULT_LIMIT, Page, page
 from catalog.registry import repository
 from catalog.registry.models import Weights, WeightsAlias
 from catalog.runs import service as runs
-from contracts.adapter import AdapterHeader
+from contracts.adapter import AdapterHeader, shared_denoising
+from contracts.base import BaseDescription
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 
 ALIAS = re.compile(r"^(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -213,6 +214,15 @@ def check_base(weights: Weights, base: Base) -> None:
         raise mismatch(
             f"{weights.name}@{weights.version}", weights.base_identity, base.name, base.identity or "unknown"
         )
+
+
+def check_together(weights: Sequence[Weights], base: BaseDescription) -> None:
+    """Refuse weights that were trained to predict different things, of which no picture can be made.
+
+    Raises:
+        InvalidInput: naming what each predicts.
+    """
+    shared_denoising(base.denoising, [AdapterHeader.model_validate(row.header) for row in weights])
 
 
 def mismatch(weights_name: str, weights_base: str, base_name: str, base_identity: str) -> PatinaError:

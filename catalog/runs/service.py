@@ -244,7 +244,7 @@ def _prepare(
     except PatinaError as error:
         problems.append(Problem("/base", error))
     if config is not None and base is not None:
-        errors = misfits(config.loss, bases.description_of(base).prediction_type)
+        errors = misfits(config.loss, bases.description_of(base).denoising)
         problems += [Problem("/recipe", InvalidInput(errors))] if errors else []
     if config is not None and base is not None and config.init_from is not None and starting_point is not None:
         try:

@@ -119,11 +119,15 @@ class Make:
             progress.begin(session, claim, "cpu", keeps_directory=False)
         return run, claim
 
-    def weights(self, name: str = "style", base: str | None = None, metrics: Any = None, **arguments: Any) -> Weights:
-        """Weights that were trained and registered."""
+    def weights(
+        self, name: str = "style", base: str | None = None, metrics: Any = None, said: Any = None, **arguments: Any
+    ) -> Weights:
+        """Weights that were trained and registered; ``said`` is what their header says otherwise."""
         run, claim = self.training(base=base, **arguments)
         with self.database.session() as session:
-            header = self.header(name=name, base_identity=run.base_identity, dataset_version=run.dataset_digest)
+            header = self.header(
+                name=name, base_identity=run.base_identity, dataset_version=run.dataset_digest, **(said or {})
+            )
             publication = registry.Publication(header, f"runs/{run.id}/1/w", "c" * 64, 123, metrics or {})
             published = registry.publish(session, claim, publication)
             progress.complete(session, claim, completed())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,26 @@ class TestRemoveImage:
             rows = {row.filename: row for row in datasets.ledger(session, OWNER, dataset)}
         assert set(rows) == {"cat.png", "cat.jpg", "cat.txt", "cat_mask.png"}
         assert {(row.fate, row.caption, row.blob_key) for row in rows.values()} == {(Fate.REJECTED, None, None)}
+
+    def test_takes_the_alpha_channel_inside_its_file_also_where_another_mask_went_before(
+        self, database: Database, make: Any, decoded: Any
+    ) -> None:
+        dataset, alpha = make.dataset(name="style", images=0), decoded("alpha")
+        with database.session() as session:
+            rows = [datasets.offer_upload(session, OWNER, dataset, f"cat{end}.png", "u/x", 1) for end in ("", "_mask")]
+        claim = make.claim(Queue.LIGHT)
+        with database.session() as session:
+            cut_out = replace(decoded("cat"), alpha=alpha.identity, alpha_key=alpha.blob_key)
+            ingest.record_image(session, claim, rows[0].id, cut_out)
+            ingest.record_mask(session, claim, rows[1].id, decoded("mask"))
+            ingest.finish(session, claim)
+        with database.session() as session:
+            before = {row.filename: row.blob_key for row in datasets.ledger(session, OWNER, dataset)}
+            assert before["cat.png:alpha"] == alpha.blob_key
+            remove_image(session, OWNER, dataset, cut_out.identity)
+            after = datasets.ledger(session, OWNER, dataset)
+        assert {row.filename for row in after} == {"cat.png", "cat.png:alpha", "cat_mask.png"}
+        assert {(row.fate, row.image, row.blob_key) for row in after} == {(Fate.REJECTED, None, None)}
 
     def test_that_versions_hold_is_asked_about(self, database: Database, make: Any) -> None:
         style = make.frozen(name="style")

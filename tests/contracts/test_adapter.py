@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from contracts.adapter import AdapterHeader
+from contracts.adapter import AdapterHeader, shared_denoising
+from contracts.base import Denoising
+from contracts.failures import InvalidInput
 
 HEADER = AdapterHeader(
     name="my-style", method="lora", base_identity="a" * 64, config_digest="b" * 64, dataset_version="c" * 64,
@@ -51,3 +53,32 @@ class TestAdapterHeader:
     def test_is_none_where_there_is_none_to_be_trusted(self, text: str | None) -> None:
         assert AdapterHeader.from_metadata({} if text is None else {"patina.header": text}) is None
         assert AdapterHeader.from_metadata(None) is None
+
+
+class TestSharedDenoising:
+    BASE = Denoising("epsilon")
+    VELOCITY = HEADER.model_copy(update={"zero_terminal_snr": False})
+    FROM_PURE_NOISE = HEADER.model_copy(update={"name": "dark", "zero_terminal_snr": True})
+
+    def test_is_what_the_weights_say_and_without_any_the_base(self) -> None:
+        assert shared_denoising(self.BASE, []) == self.BASE
+        assert shared_denoising(self.BASE, [self.VELOCITY, self.VELOCITY]) == Denoising("v_prediction", False)
+        assert shared_denoising(self.BASE, [self.FROM_PURE_NOISE]) == Denoising("v_prediction", True)
+
+    def test_what_an_older_file_leaves_unsaid_is_as_its_base(self) -> None:
+        older = HEADER.model_dump(mode="json")
+        del older["zero_terminal_snr"]
+        read = AdapterHeader.model_validate(older)
+        for pure in (False, True):
+            assert shared_denoising(Denoising("v_prediction", pure), [read]) == Denoising("v_prediction", pure)
+
+    def test_weights_that_differ_are_refused_by_name(self) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            shared_denoising(self.BASE, [self.VELOCITY, self.FROM_PURE_NOISE])
+        assert [error.pointer for error in caught.value.errors] == ["/weights"]
+        assert (
+            "'my-style' predicts v, from nearly pure noise; 'dark' predicts v, from pure noise" in caught.value.message
+        )
+        again = self.VELOCITY.model_copy(update={"prediction_type": "epsilon"})
+        with pytest.raises(InvalidInput, match=r"'my-style' predicts v.*'my-style' predicts the noise"):
+            shared_denoising(self.BASE, [self.VELOCITY, again])

@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
 import datasets as hugging_face
 from api.app import create_app
 from api.settings import ApiSettings
+from contracts.buckets import Bucket
 from tests.databases import new_home
+from trainer.feed import Views
+from trainer.images import IdentityMemory
+from trainer.masks import make_masks
+from trainer.mixed import read_run_data
+from trainer.recipe import DataSource
 from worker import light
 from worker.decode import Decoder
 from worker.doorbell import Shift
@@ -44,10 +51,14 @@ def station(web: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     station.close()
 
 
-def picture(seed: int) -> bytes:
+def encoded(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    Image.frombytes("RGB", (32, 24), random.Random(seed).randbytes(32 * 24 * 3)).save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
+
+
+def picture(seed: int) -> bytes:
+    return encoded(Image.frombytes("RGB", (32, 24), random.Random(seed).randbytes(32 * 24 * 3)))
 
 
 def filled(web: TestClient, station: Station, name: str, files: dict[str, bytes]) -> None:
@@ -59,8 +70,8 @@ def filled(web: TestClient, station: Station, name: str, files: dict[str, bytes]
             pass
 
 
-def frozen(web: TestClient, name: str) -> Any:
-    answer = web.post(f"{API}/{name}/versions", json={"held_out_share": 0.2})
+def frozen(web: TestClient, name: str, held_out_share: float = 0.2) -> Any:
+    answer = web.post(f"{API}/{name}/versions", json={"held_out_share": held_out_share})
     assert answer.status_code == 201, answer.text
     return answer.json()
 
@@ -89,6 +100,38 @@ def test_an_imagefolder_zip_gives_the_digest_it_was_made_from(
         archive.extractall(folder)
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     assert {line["file_name"] for line in lines} == {name for name in names if "_mask" not in name} - {"metadata.jsonl"}
+
+
+def test_an_alpha_channel_masks_its_picture_from_the_upload_to_the_trainers_feed_as_in_a_folder(
+    web: TestClient, station: Station, tmp_path: Path
+) -> None:
+    soft = Image.radial_gradient("L")
+    files = {"opaque.png": picture(0)}
+    for name, mode in {"cut.png": "RGBA", "grey.png": "LA", "masked.png": "RGBA"}.items():
+        image = Image.effect_noise((72, 56), 60).convert(mode)
+        image.putalpha(soft.resize(image.size).rotate(17))
+        files[name] = encoded(image)
+    files["masked_mask.png"] = encoded(Image.linear_gradient("L").resize((72, 56)))
+    filled(web, station, "one", files)
+    frozen(web, "one", held_out_share=0)
+    (tmp_path / "version").mkdir()
+    (tmp_path / "version" / "data.parquet").write_bytes(web.get(f"{API}/one/versions/1/parquet").content)
+    (tmp_path / "folder").mkdir()
+    for name, data in files.items():
+        (tmp_path / "folder" / name).write_bytes(data)
+    found = []
+    for place in ("version", "folder"):
+        data = read_run_data([DataSource(path=tmp_path / place)], IdentityMemory(tmp_path / f"{place}.jsonl"))
+        views, masks = Views((Bucket(64, 48),)), make_masks(data.read, data.read_mask, 8)
+        found.append({row.source_name: masks(row, views.of(row)) for row in data.mixture.rows})
+    uploaded, alone = found
+    assert uploaded.keys() == alone.keys() == files.keys() - {"masked_mask.png"}
+    for name, mask in alone.items():
+        assert torch.equal(uploaded[name], mask), name
+        assert (mask.min() < 0.7) == (name != "opaque.png")
+    ledger = {line["name"]: (line["fate"], line["reason"]) for line in web.get(f"{API}/one/ledger").json()["items"]}
+    assert ledger["cut.png:alpha"] == ("used", None)
+    assert ledger["masked.png:alpha"] == ("duplicate", "replaced by masked_mask.png")
 
 
 def test_hugging_face_datasets_reads_the_zip_as_an_imagefolder(

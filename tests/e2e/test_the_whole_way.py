@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from patina.client import Client
+from sdxl.hashes import tail_hash
 from tests.machine import Machine, machine_on
 
 PICTURES = 10
@@ -36,6 +37,7 @@ SHORT = [
     "held_out.timesteps=1",
     "checkpoint.every_steps=2",
 ]
+QUICK = ["preview.prompts=[]", "tracking.enabled=false", "measure_floor=false"]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,9 @@ class TestTheWholeWay:
         assert (code, got["file"]) == (0, str(tmp_path / "tiny-style-1.safetensors"))
         with safe_open(got["file"], "pt") as file:
             header = json.loads(file.metadata()["patina.header"])
-            assert len(list(file.keys())) > 100
+            keys = list(file.keys())
+            assert len(keys) > 100
+            assert all(key.startswith("lora_unet_") for key in keys), "not the form every UI reads"
         assert header["base_identity"] == run["base"]["identity"]
         assert header["dataset_version"] == run["dataset"]["digest"]
         assert (header["trigger_word"], header["steps"]) == ("tiny style", STEPS)
@@ -143,6 +147,21 @@ class TestTheWholeWay:
         assert Image.open(files["lora"]).size == (64, 64)
         assert pixels["lora"] == pixels["again"]
         assert pixels["lora"] != pixels["base"]
+
+    def test_a_run_starts_from_registered_weights_and_what_it_makes_names_them(
+        self, machine: Machine, run: dict[str, Any], tmp_path: Path
+    ) -> None:
+        code, child = machine.run(
+            *_create("squares", *SHORT, *QUICK, "steps=2", "output_name=child", "init_from=tiny-style@1"),
+            "--watch",
+        )
+        assert (code, child["status"]) == (0, "succeeded"), child
+        assert child["outcome"]["held_out_loss_before"] == run["outcome"]["held_out_loss_after"]
+        assert child["outcome"]["held_out_loss_after"] != child["outcome"]["held_out_loss_before"]
+        _, listed = machine.run("weights", "ls", "child")
+        (made,) = listed["items"]
+        _, got = machine.run("weights", "download", "tiny-style@1", "-o", str(tmp_path))
+        assert made["header"]["parent"] == {"name": "tiny-style@1", "sha256": tail_hash(Path(got["file"]))}
 
 
 class TestCancel:

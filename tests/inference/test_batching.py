@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from contracts.base import Denoising
 from inference.batching import Item, Shape, group
 
-SMALL = Shape(64, 64, 4, True, None)
+SMALL = Shape(64, 64, 4, True, None, Denoising("epsilon"))
 WIDE = SMALL._replace(width=96)
 
 
@@ -22,8 +23,10 @@ class TestGroup:
             SMALL._replace(steps=5),
             SMALL._replace(guided=False),
             SMALL._replace(full_weights="x"),
+            SMALL._replace(denoising=Denoising("v_prediction")),
+            SMALL._replace(denoising=Denoising("v_prediction", True)),
         ]
-        assert [len(batch) for batch in group(shapes, [1] * 5, max_pictures=8)] == [1] * 5
+        assert [len(batch) for batch in group(shapes, [1] * 7, max_pictures=8)] == [1] * 7
 
     def test_nothing_asked_gives_nothing(self):
         assert group([], [], max_pictures=4) == []

@@ -56,11 +56,11 @@ class TestLoadBase:
 
     def test_reads_the_prediction_type_of_either_layout(self, tiny_base, tiny_single_file, tmp_path):
         marked = tmp_path / "marked.safetensors"
-        from_file = {"v_pred": torch.zeros(0)} | load_file(tiny_single_file)
-        save_file(from_file, marked)
-        assert load_base(marked, dtype=torch.float32, components=set(), config_dir=tiny_base).prediction_type == (
-            "v_prediction"
-        )
+        for marks, way in (({"v_pred"}, ("v_prediction", False)), ({"v_pred", "ztsnr"}, ("v_prediction", True))):
+            save_file(dict.fromkeys(marks, torch.zeros(0)) | load_file(tiny_single_file), marked)
+            found = load_base(marked, dtype=torch.float32, components=set(), config_dir=tiny_base)
+            assert found.denoising == way
+            assert found.prediction_type == "v_prediction"
         assert load_base(tiny_base, dtype=torch.float32, components=set()).prediction_type == "epsilon"
 
     def test_reads_the_prediction_type_modelspec_names(self, tiny_base, tiny_single_file, tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save, save_file
 
 from contracts.failures import PatinaError
 from sdxl.adapter import AdapterModule, Modules
-from sdxl.dialects import ADAPTER_METADATA, Adapter, Dialect, read, warnings, write
+from sdxl.dialects import ADAPTER_METADATA, Adapter, Dialect, read, write
 from sdxl.hashes import tail_hash
 
 DIALECTS = get_args(Dialect)
@@ -126,14 +126,6 @@ class TestWrite:
         (tmp_path / "peft").mkdir()
         with pytest.raises(PatinaError, match="already there"):
             write(tmp_path / "peft", everything(), {}, "peft")
-
-
-class TestWarnings:
-    def test_speak_where_stock_loaders_would_draw_something_else(self):
-        plain = {LINEAR: module(4, 2.0), OTHER: module(8, 2.0)}
-        assert [warnings(plain, dialect) for dialect in DIALECTS] == [[], [], []]
-        assert "dora_scale" in warnings({LINEAR: module(4, 2.0, dora=True)}, "kohya")[0]
-        assert "one alpha a component" in warnings(everything(), "kohya")[0]
 
 
 def diffusers_file(path: Path, settings: object, *, dora: bool = False) -> Adapter:

@@ -98,3 +98,13 @@ class TestExportFull:
         assert "differ from the base's unet" in capsys.readouterr().err
         assert main(["export-full", str(weights), "--base", str(tiny_base)]) == 1
         assert "--single-file FILE, --folder DIR" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("dialect", ["kohya", "diffusers"])
+    def test_of_a_lora_says_that_it_is_one_and_what_to_do_with_it(self, lora, dialect, tiny_base, tmp_path, capsys):
+        path, out = tmp_path / "lora.safetensors", tmp_path / "folder"
+        assert main(["convert", str(lora), str(path), "--dialect", dialect]) == 0
+        assert main(["export-full", str(path), "--base", str(tiny_base), "--folder", str(out)]) == 1
+        said = capsys.readouterr().err
+        assert "lora.safetensors is a LoRA" in said
+        assert "formats convert" in said
+        assert not out.exists()

@@ -13,7 +13,7 @@ from contracts.lora import Adaptation, by_pattern
 from sdxl.base import load_base
 from sdxl.files import SDXL_CONFIGS, BaseFiles
 from sdxl.lora import attach, attach_all, serve, target_modules
-from sdxl.lora_layer import LoraLayer
+from sdxl.lora_layer import TRAINING, LoraLayer
 from sdxl.networks import empty_network
 
 RANK, ALPHA = 4, 2.0
@@ -184,6 +184,20 @@ class TestParityWithPeft:
             other = next(p for n, p in named.items() if n.startswith(name))
             assert parameter.grad.dtype == torch.float32
             assert distance(parameter.grad, other.grad) < close, name
+
+    @pytest.mark.parametrize("dropout", [0.0, 1e-9], ids=["its own function", "with dropout"])
+    def test_in_bf16_a_magnitude_hardly_off_acts_in_training_as_in_serving(self, dropout):
+        """By 3 in 1000: rounded to bf16 such a factor is 1."""
+        layer = LoraLayer(nn.Linear(64, 256, bias=False).to(torch.bfloat16).requires_grad_(False))
+        layer.add_training(RANK, ALPHA, torch.Generator().manual_seed(0), dropout=dropout, dora=True)
+        layer.dropout_keys = (0,)
+        layer.magnitude.data.mul_(1.003)
+        x = torch.randn(1, 400, 64, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
+        plain = layer.base(x).float()
+        for use in (layer.use_training, lambda: layer.use_same({TRAINING: 1.0})):
+            use()
+            grown = (layer(x).float() * plain).sum() / plain.square().sum()
+            assert float(grown.detach()) == pytest.approx(1.003, abs=5e-4)
 
     def test_starts_as_peft_does_with_b_zero_and_a_uniform_within_one_over_root_of_inputs(self, unet):
         state = trained(unet).state_dict()

@@ -15,7 +15,8 @@ from trainer.data import read_dataset
 from trainer.feed import Views
 from trainer.images import IdentityMemory, to_tensor
 from trainer.loss import mask_weight, squared_error
-from trainer.masks import alpha_of, check_masks, make_masks, to_latent_size
+from trainer.masks import check_masks, make_masks, to_latent_size
+from trainer.pixels import alpha_of
 
 WHOLE = Placement(Bucket(16, 16), 16, 16, 0, 0, 1.0)
 
@@ -66,10 +67,10 @@ class TestTheLoss:
 class TestAlphaOf:
     def test_is_the_alpha_channel_and_none_where_all_is_opaque(self) -> None:
         picture = Image.new("RGBA", (4, 4), (9, 9, 9, 255))
-        assert alpha_of(png(picture)) is None
-        assert alpha_of(png(picture.convert("RGB"))) is None
+        assert alpha_of(picture) is None
+        assert alpha_of(picture.convert("RGB")) is None
         picture.putpixel((0, 0), (0, 0, 0, 7))
-        found = alpha_of(png(picture))
+        found = alpha_of(Image.open(io.BytesIO(png(picture))))
         assert found is not None
         assert found.getextrema() == (7, 255)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
@@ -16,6 +17,7 @@ from contracts.adapter import AdapterHeader
 from contracts.events import Event
 from contracts.failures import FailureCode
 from contracts.rundir import Failed, RunDir, Stopped
+from inference.engine import AdapterUse, Engine, EngineRequest
 from tests.trainer.tiny import (
     command,
     environment,
@@ -73,10 +75,10 @@ def header_of(run_dir: Path) -> AdapterHeader:
 
 
 class TestZeroTerminalSnr:
-    def test_is_sampled_on_in_previews_and_said_in_the_header(
+    def test_is_sampled_on_in_previews_and_by_the_engine_and_said_in_the_header(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:
-        before = []
+        before, engine = [], Engine(base_dir)
         for rescaled in (False, True):
             recipe = make_recipe(
                 tmp_path / "r.yaml", base_dir, pictures, steps=1, optimizer__warmup_steps=0,
@@ -85,6 +87,11 @@ class TestZeroTerminalSnr:
             run_dir = tmp_path / f"run-{rescaled}"
             assert train(recipe, run_dir, cache_dir) == 0
             before.append((run_dir / "previews" / "step-00000000-00.png").read_bytes())
+            use = AdapterUse(run_dir.name, run_dir / "weights" / "tiny.safetensors")
+            asked = EngineRequest("tok style, a cat", (0,), 64, 64, steps=2, adapters=(use,))
+            ((drawn,),) = engine.generate([asked])
+            previewed = np.asarray(Image.open(run_dir / "previews" / "step-00000001-00.png"))
+            assert np.abs(drawn.astype(int) - previewed.astype(int)).max() <= 1
             header = header_of(run_dir)
             assert (header.prediction_type, header.zero_terminal_snr) == ("v_prediction", rescaled)
         assert before[0] != before[1]

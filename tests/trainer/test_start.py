@@ -9,6 +9,7 @@ import pytest
 
 from contracts import events
 from contracts.rundir import Completed, RunDir
+from sdxl.dialects import Dialect, read, write
 from sdxl.formats import read_header, tail_hash
 from tests.trainer.tiny import events_of, make_recipe, outcome_of, same, train, weights_of
 
@@ -16,11 +17,13 @@ QUIET = {"preview__prompts": [], "held_out__every_steps": None, "measure_floor":
 
 
 class TestInitWeights:
+    @pytest.mark.parametrize("dialect", ["kohya", "diffusers"])
     def test_training_begins_where_the_weights_ended_and_the_header_names_them(
-        self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+        self, dialect: Dialect, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=2, init_from="tiny@1", **QUIET)
-        parent = finished / "weights" / "tiny.safetensors"
+        published, parent = read(finished / "weights" / "tiny.safetensors"), tmp_path / "parent.safetensors"
+        write(parent, published.modules, published.metadata, dialect)
         assert train(recipe, tmp_path / "run", cache_dir, "--init-weights", str(parent)) == 0
         before, after = outcome_of(finished), outcome_of(tmp_path / "run")
         assert isinstance(before, Completed)

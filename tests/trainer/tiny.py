@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 
 from contracts.events import EVENT, Event, HeldOut, StepDone
 from contracts.rundir import OUTCOME, Outcome, RunDir
+from sdxl import dialects
+from sdxl.formats import read_header
 from trainer.cli import main
 from trainer.report import EventFile
 
@@ -144,8 +146,11 @@ def hold(pid: int) -> None:
 
 
 def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
+    """What a run published, by the names it is trained under: a LoRA's in any dialect are PEFT's."""
     (file,) = (run_dir / "weights").glob("*.safetensors")
-    return load_file(file)
+    header = read_header(file)
+    assert header is not None
+    return load_file(file) if header.method == "full" else dialects.read(file).state
 
 
 def events_of(run_dir: Path) -> list[Event]:

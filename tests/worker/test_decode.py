@@ -84,6 +84,23 @@ class TestColour:
         assert stored.getpixel((31, 0)) == (255, 255, 255)
         assert stored.getpixel((0, 0)) == (255, 127, 127)
 
+    @pytest.mark.parametrize("max_px", [None, 32 * 24])
+    def test_alpha_comes_beside_as_a_mask_upright_and_as_large_as_the_picture(
+        self, decoder: Decoder, max_px: int | None
+    ) -> None:
+        image = Image.new("RGBA", (96, 64), (255, 0, 0, 0))
+        image.paste((255, 0, 0, 200), (0, 0, 48, 64))
+        turned = Image.Exif()
+        turned[0x0112] = 3  # turned by half: what is left comes right
+        answer = taken(decoder.decode(encoded(image, exif=turned), max_px))
+        assert answer.alpha_png is not None
+        mask = Image.open(io.BytesIO(answer.alpha_png))
+        assert (mask.mode, mask.size) == ("RGB", (answer.width, answer.height))
+        assert answer.alpha == image_identity(*mask.size, mask.tobytes())
+        assert mask.getpixel((mask.width - 1, 0)) == (200, 200, 200)
+        assert mask.getpixel((0, 0)) == (0, 0, 0)
+        assert taken(decoder.decode(answer.alpha_png)).identity == answer.alpha
+
     def test_palette_transparency_is_flattened_on_white(self, decoder: Decoder) -> None:
         image = Image.new("P", (32, 32), 1)
         image.putpalette([255, 0, 0, 0, 0, 255])
@@ -117,9 +134,9 @@ class TestColour:
 
     def test_transparency_is_told_only_when_there_is_some(self, decoder: Decoder) -> None:
         opaque = taken(decoder.decode(encoded(Image.new("RGBA", (32, 32), (9, 9, 9, 255)))))
-        assert opaque.note is None
+        assert (opaque.note, opaque.alpha, opaque.alpha_png) == (None, None, None)
         clear = taken(decoder.decode(encoded(Image.new("RGBA", (32, 32), (9, 9, 9, 254)))))
-        assert clear.note == "transparency laid on white"
+        assert clear.note == "transparency laid on white and kept as a mask"
 
     def test_avif_is_a_picture(self, decoder: Decoder) -> None:
         answer = taken(decoder.decode(encoded(Image.new("RGB", (40, 24), (200, 40, 40)), "AVIF", quality=90)))
@@ -216,13 +233,13 @@ def child(script: str) -> tuple[str, ...]:
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def saying(answer: object, png: bytes) -> str:
+def saying(answer: object, *pictures: bytes) -> str:
     """A child that says this of whatever it is sent."""
     text = answer if isinstance(answer, str) else json.dumps(answer)
     return (
         "import socket, struct\n"
         "channel = socket.socket(fileno=0)\n"
-        f"for part in ({text.encode()!r}, {png!r}): channel.sendall(struct.pack('>Q', len(part)) + part)\n"
+        f"for part in ({(text.encode(), *pictures)!r}): channel.sendall(struct.pack('>Q', len(part)) + part)\n"
         "while channel.recv(65536): pass"
     )
 
@@ -267,19 +284,33 @@ class TestChild:
         [
             *({"identity": value} for value in ("../../x", "A" * 64, ["0" * 64], None)),
             *({"width": value} for value in ("9", 0, -1, 1.5, 10**30, True)),
-            *({"likeness": "0"}, {"flattened": 1}, {"more": 1}, {"refused": ["why"]}, {"refused": "x" * 1000}),
+            *(
+                {"likeness": "0"},
+                {"alpha": "../x"},
+                {"alpha": False},
+                {"more": 1},
+                {"refused": ["why"]},
+                {"refused": "x" * 1000},
+            ),
         ],
     )
     def test_one_that_is_taken_over_costs_that_file_and_itself_only(self, change: dict[str, object]) -> None:
-        said = {"identity": "0" * 64, "flattened": False, "likeness": "0" * 32}
+        said = {"identity": "0" * 64, "alpha": None, "likeness": "0" * 32}
         said |= dict.fromkeys(("width", "height", "offered_width", "offered_height"), 9)
-        for answer, png in ((said, b"no picture"), (said | change, PNG), ({"refused": 1}, PNG), ("[" * 10_000, PNG)):
-            with Decoder(command=child(saying(answer, png))) as decoder:
+        masked = said | {"alpha": "0" * 64}
+        for answer, *pictures in (
+            (said, b"no picture"),
+            (said | change, PNG),
+            (masked, PNG, b"no mask"),
+            ({"refused": 1}, PNG),
+            ("[" * 10_000, PNG),
+        ):
+            with Decoder(command=child(saying(answer, *pictures))) as decoder:
                 assert "more time or memory" in refused(decoder.decode(b"anything"))
                 assert decoder._child is None, "the next file gets another child"
 
     def test_one_that_says_what_it_may_is_believed(self) -> None:
-        said = {"identity": "0" * 64, "flattened": False, "likeness": "0" * 32}
+        said = {"identity": "0" * 64, "alpha": None, "likeness": "0" * 32}
         said |= dict.fromkeys(("width", "height", "offered_width", "offered_height"), 9)
         with Decoder(command=child(saying(said, PNG))) as decoder:
             assert taken(decoder.decode(b"anything")).identity == "0" * 64

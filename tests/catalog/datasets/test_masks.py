@@ -44,3 +44,19 @@ class TestMatchMasks:
         found = match_masks(images, [_mask(1, "a"), _mask(2, "b")])
         assert found.masks == {"CAT": 2, "DOG": 1}
         assert {mask: fate for mask, (fate, _) in found.fates.items()} == {1: Fate.USED, 2: Fate.USED}
+
+    def test_an_alpha_channel_masks_its_own_image_alone_and_any_file_beside_it_goes_before(self) -> None:
+        images = [
+            Masked(0, "cat.png", "CAT", SQUARE),
+            Masked(0, "cat.jpg", "DOG", SQUARE),
+            Masked(0, "b.png", "B", WIDE),
+        ]
+        alpha, other = (
+            MaskFile(8, 1, "cat.png:alpha", "cat", SQUARE, "CAT"),
+            MaskFile(9, 3, "b.png:alpha", "b", WIDE, "B"),
+        )
+        found = match_masks(images, [alpha, other])
+        assert found.masks == {"CAT": 8, "B": 9}
+        found = match_masks(images, [_mask(5, "cat"), alpha, other])
+        assert found.masks == {"CAT": 5, "DOG": 5, "B": 9}
+        assert found.fates[8] == (Fate.DUPLICATE, "replaced by cat_mask.png")

@@ -84,6 +84,17 @@ class TestCreate:
         with pytest.raises(AssertionError, match="nothing to claim"):
             make.claim(Queue.GENERATE)
 
+    def test_refuses_weights_that_were_trained_to_predict_different_things(
+        self, database: Database, make: Any, owner: str
+    ) -> None:
+        make.weights()
+        make.weights("dark", base="emoji", said={"prediction_type": "v_prediction", "zero_terminal_snr": True})
+        with pytest.raises(InvalidInput) as caught:
+            _create(database, owner, weights=_style() + _style(0.5, "dark"))
+        assert caught.value.errors[0].pointer == "/weights"
+        assert "'style' predicts the noise, from nearly pure noise; 'dark' predicts v" in caught.value.message
+        assert _create(database, owner, weights=_style() + _style(0.0, "dark")).base_name == "emoji"
+
     def test_needs_a_name_when_there_is_a_choice_of_bases_or_none(
         self, database: Database, make: Any, owner: str
     ) -> None:
