@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from contracts.loading import loading
+
 __all__ = [
     "Adafactor",
     "AutoencoderKL",
@@ -41,7 +43,7 @@ def _unseen(name: str) -> Iterator[None]:
             del modules[name]
 
 
-with _unseen("bitsandbytes"):
+with loading(), _unseen("bitsandbytes"):
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from contracts.failures import FAILURES, InvalidInput, PatinaError
 from contracts.fitting import parse_bytes
+from contracts.loading import loading
 from contracts.rundir import Failed, RunDir
 from contracts.settings import waiting_threads
 from trainer.files import write_atomically
@@ -65,20 +66,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def _train(recipe: Recipe, options: argparse.Namespace, console: Console, typed: str) -> int:
     refuse_missing_libraries(recipe.config)
-    if recipe.config.tracking.enabled:
-        # What wandb.init loads: its models look for their own source in every module there is, so it takes 0.7 s
-        # now and 1.4 s once torch and transformers are loaded (processor time of two cores with other work).
-        importlib.import_module("wandb.sdk.launch")
-    # The one place of inner imports: torch is loaded once the recipe is known to be right.
-    from trainer.attempt import attempt
-    from trainer.parts import Job
+    with loading():
+        if recipe.config.tracking.enabled:
+            # What wandb.init loads: its models look for their own source in every module there is, so it takes 0.7 s
+            # now and 1.4 s once torch and transformers are loaded (processor time of two cores with other work).
+            importlib.import_module("wandb.sdk.launch")
+        # The one place of inner imports: torch is loaded once the recipe is known to be right.
+        from trainer.attempt import attempt
+        from trainer.parts import Job
 
     job = Job(recipe, options.cache_dir, use_cache=not options.no_cache)
     return attempt(job, RunDir(options.run_dir), console, as_json=options.json_events, command=typed)
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
-    from trainer.planning import Asked, print_plan
+    with loading():
+        from trainer.planning import Asked, print_plan
 
     asked = Asked(
         cache_dir=options.cache_dir,
