@@ -41,7 +41,7 @@ class Started(_Event):
 
 
 class Progress(_Event):
-    """Work before the first step: ``phase`` is loading, caching or encoding."""
+    """Work before the first step, or after the last: ``phase`` is loading, caching, encoding or exporting."""
 
     type: Literal["progress"] = "progress"
     phase: str

@@ -47,7 +47,7 @@ class Plan(Frozen):
     memory: MemoryParts
     memory_total: int
     disk_bytes: int
-    """Checkpoints (one more than are kept), weights, and what is cached of images and captions."""
+    """Checkpoints (one more than are kept), weights, exports, and what is cached of images and captions."""
     seconds_per_step: float | None
     """From measured runs of this base, device and shape; null when there is none: probe."""
 
@@ -101,10 +101,20 @@ def make_plan(
         memory_total=memory.total,
         disk_bytes=checkpoints
         + weights_bytes
+        + export_bytes(config, base)
         + views * latent * base.latent_channels * LATENT_BYTES
         + images * caption_bytes,
         seconds_per_step=seconds_per_step,
     )
+
+
+def export_bytes(config: TrainConfig, base: BaseDescription) -> int:
+    """The whole model in each layout that is asked for of a full fine-tune."""
+    if config.method != "full":
+        return 0
+    profile = base.profile
+    numbers = profile.unet_parameters + profile.text_encoder_parameters + profile.vae_parameters
+    return len(config.export.layouts) * numbers * BYTES[config.export.precision]
 
 
 def step_shape(config: TrainConfig) -> tuple[object, ...]:

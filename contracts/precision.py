@@ -30,12 +30,14 @@ def contradictions(
     precision: Precision,
     quantize: Quantization | None,
     full: FullSettings,
+    exports: bool,
     accumulates: bool,
     clips: bool,
 ) -> list[Contradiction]:
     """Which of these settings exclude each other, and why.
 
     Args:
+        exports: something is said of how a full fine-tune is exported.
         accumulates: a step has several backward passes.
         clips: gradients are scaled to a common norm.
     """
@@ -43,6 +45,9 @@ def contradictions(
     if method != "full" and full != FullSettings():
         message = "belongs to method full; adapters are small and always kept in fp32"
         broken.append(Contradiction("/full", message, ("/method",)))
+    if method != "full" and exports:
+        message = "belongs to method full; python -m sdxl.formats convert brings adapters into other forms"
+        broken.append(Contradiction("/export", message, ("/method",)))
     if method == "full" and quantize is not None:
         message = "must be null with method full: weights that are trained cannot be kept in a few bits"
         broken.append(Contradiction("/quantize", message, ("/method",)))

@@ -58,6 +58,10 @@ class RunDir:
         return self.root / "weights"
 
     @property
+    def exports(self) -> Path:
+        return self.root / "exports"
+
+    @property
     def wandb(self) -> Path:
         return self.root / "wandb"
 
@@ -173,7 +177,7 @@ class ManifestFile(Frozen):
 
 
 class Manifest(Frozen):
-    """manifest.json, of the run (weights and previews) and of each checkpoint (its files): written last."""
+    """manifest.json, of the run (weights, exports and previews) and of each checkpoint (its files): written last."""
 
     step: int
     config_digest: str

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from contracts.captions import CaptionSettings
 from contracts.config import Frozen, digest
+from contracts.export import ExportSettings
 from contracts.failures import NAME_PATTERN, InvalidInput
 from contracts.lora import LoraSettings, PublishedDialect
 from contracts.mistakes import Contradiction, Contradictions, checked
@@ -191,6 +192,9 @@ class TrainConfig(Frozen):
     full: FullSettings = FullSettings()
     """Full fine-tuning; without effect when method is lora."""
 
+    export: ExportSettings = ExportSettings()
+    """What a full fine-tune is written as besides; without effect when method is lora."""
+
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimiser and schedule."""
 
@@ -232,6 +236,7 @@ class TrainConfig(Frozen):
             precision=self.precision,
             quantize=self.quantize,
             full=self.full,
+            exports=self.export != ExportSettings(),
             accumulates=self.gradient_accumulation_steps > 1,
             clips=self.optimizer.max_grad_norm is not None,
         )
@@ -256,7 +261,7 @@ class TrainConfig(Frozen):
 
 
 RESULT_NEUTRAL_FIELDS = frozenset(
-    {"checkpoint", "preview", "held_out", "tracking", "output_name", "output_dialect", "measure_floor"}
+    {"checkpoint", "preview", "held_out", "tracking", "export", "output_name", "output_dialect", "measure_floor"}
 )
 """Top-level fields a resumed run may change without changing what is learned."""
 

@@ -111,7 +111,8 @@ def read_outcome(run_dir: RunDir) -> Outcome | None:
 
 def prepare(run_dir: RunDir, config: TrainConfig) -> None:
     """Make the folders, write config.yaml, and take away what an earlier attempt left half done."""
-    for folder in (run_dir.previews, run_dir.checkpoints, run_dir.weights, run_dir.root / "control"):
+    exports = [run_dir.exports] if config.method == "full" and config.export.layouts else []
+    for folder in (run_dir.previews, run_dir.checkpoints, run_dir.weights, *exports, run_dir.root / "control"):
         folder.mkdir(exist_ok=True)
         remove_leftovers(folder)
     remove_leftovers(run_dir.root)
@@ -134,8 +135,9 @@ def end(run_dir: RunDir, outcome: Outcome) -> bool:
 
 
 def seal(run_dir: RunDir, manifest: Manifest) -> None:
-    """Write manifest.json over the weights and previews there are: the very last file of a completed run."""
-    paths = sorted(path for folder in (run_dir.weights, run_dir.previews) for path in folder.iterdir())
+    """Write manifest.json over the weights, exports and previews there are: the very last file of a completed run."""
+    folders = (run_dir.weights, run_dir.exports, run_dir.previews)
+    paths = sorted(path for folder in folders for path in folder.rglob("*"))
     files = tuple(manifest_entry(run_dir.root, path) for path in paths if path.is_file())
     write_atomically(run_dir.manifest, manifest.model_copy(update={"files": files}).model_dump_json(indent=2))
 

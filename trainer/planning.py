@@ -138,6 +138,8 @@ def _probe(recipe: Recipe, asked: Asked) -> None:
         "tracking.enabled": False,
         "measure_floor": False,
     }
+    if recipe.config.method == "full":
+        short["export.layouts"] = []
     config = parse_config(recipe.config.model_dump(mode="json"), short)
     with tempfile.TemporaryDirectory(prefix="patina-probe-") as folder:
         run_dir = RunDir(Path(folder) / "run")

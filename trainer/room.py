@@ -29,8 +29,10 @@ class Need(NamedTuple):
     what: str
 
 
-def run_needs(run_dir: RunDir, config: TrainConfig, checkpoint_bytes: int, weights_bytes: int) -> list[Need]:
-    """What a run will still write: the checkpoints that will lie there at most, less those that do, and the weights."""
+def run_needs(
+    run_dir: RunDir, config: TrainConfig, checkpoint_bytes: int, weights_bytes: int, exports_bytes: int = 0
+) -> list[Need]:
+    """What a run will still write: checkpoints, as many as will lie there at most less those that do, and its ends."""
     every = config.checkpoint.every_steps
     # One more than are kept is there while the next is written; the last step's is always saved.
     count = min(config.checkpoint.keep + 1, 1 if every is None else config.steps // every + 1)
@@ -39,6 +41,7 @@ def run_needs(run_dir: RunDir, config: TrainConfig, checkpoint_bytes: int, weigh
     return [
         Need(run_dir.checkpoints, max(0, count * checkpoint_bytes - there), f"{count} checkpoints"),
         Need(run_dir.weights, weights_bytes, "the weights"),
+        *([Need(run_dir.exports, exports_bytes, "the exports")] if exports_bytes else []),
     ]
 
 

@@ -20,6 +20,7 @@ from trainer.checkpoint import Checkpoint, RunState, newer_than, read_checkpoint
 from trainer.control import Requests
 from trainer.dialect import who_misreads
 from trainer.environment import describe_environment
+from trainer.exports import export_bytes, write_exports
 from trainer.files import write_atomically
 from trainer.floor import Paces, pace
 from trainer.grace import GraceKeeper
@@ -66,7 +67,7 @@ def train(
     parts = gather(job, found, processes, requests, report)
     for message in who_misreads(parts.objective.model, found.dialect):
         report.warn(message)
-    attempt = _Attempt(config, run_dir, processes, requests, report, environment, found, parts, record)
+    attempt = _Attempt(job, run_dir, processes, requests, report, environment, found, parts, record)
     if checkpoint is not None:
         attempt.restore(checkpoint)
     attempt.check_room()
@@ -121,7 +122,7 @@ def train(
 class _Attempt:
     """The parts of a run in motion, so that the actions after a step need no long argument lists."""
 
-    config: TrainConfig
+    job: Job
     run_dir: RunDir
     processes: Processes
     requests: Requests
@@ -132,6 +133,7 @@ class _Attempt:
     record: Record
 
     def __post_init__(self) -> None:
+        self.config: TrainConfig = self.job.recipe.config
         self.model: Trainable = self.parts.objective.model
         self.update = make_update(self.model, self.config, self.processes)
         self.paces = Paces(self.processes, self.config.gradient_accumulation_steps)
@@ -164,7 +166,9 @@ class _Attempt:
         """
         if self.processes.is_main:
             weights_bytes = sum(tensor.nbytes for tensor in self.model.state().values())
-            check_room(run_needs(self.run_dir, self.config, self.checkpoint_bytes, weights_bytes))
+            full = self.config.method == "full"
+            exports_bytes = export_bytes(self.found.base.files, self.config.export) if full else 0
+            check_room(run_needs(self.run_dir, self.config, self.checkpoint_bytes, weights_bytes, exports_bytes))
 
     def run(self, tracked: str) -> Outcome:
         ended = self.judge.catch_up()
@@ -264,5 +268,8 @@ class _Attempt:
         path = self.run_dir.weights / f"{self.config.output_name}.safetensors"
         with self.model.as_published():
             write_weights(path, self.config, self.found, self.parts, step)
+        if self.config.method == "full":
+            cached = self.job.cache_dir / "identities"
+            write_exports(self.run_dir, path, self.found.base.files, self.config.export, cached, self.report)
         thin_out(self.run_dir, keep=self.config.checkpoint.keep, best_step=self.best_step())
         return step

@@ -120,7 +120,7 @@ def preview(name):
     say(type="preview", step=1, file=name, prompt="a cat", seed=0)
 def end(**outcome):
     (run / "outcome.json").write_text(json.dumps(outcome))
-def complete(identity=base_identity, steps=20):
+def complete(identity=base_identity, steps=20, exported=False):
     header = {"name": "tiny", "method": "lora", "base_identity": identity, "config_digest": digest,
         "dataset_version": "d" * 64, "trigger_word": "tok", "rank": 2, "alpha": 2.0, "targets": "attn",
         "resolution_px": 64, "prediction_type": "epsilon", "steps": steps, "created": "2026-01-01T00:00:00+00:00"}
@@ -128,10 +128,15 @@ def complete(identity=base_identity, steps=20):
     data = struct.pack("<Q", len(words)) + words
     (run / "weights" / "tiny.safetensors").write_bytes(data)
     file = {"path": "weights/tiny.safetensors", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    files = [file]
+    if exported:
+        (run / "exports").mkdir()
+        (run / "exports" / "tiny.safetensors").write_bytes(data)
+        files.append(file | {"path": "exports/tiny.safetensors"})
     end(state="completed", step=steps, train_seconds=2.0, loss_first=1.0, loss_last=0.5, held_out_loss_before=1.0,
         held_out_loss_after=0.4, tracking="off")
     (run / "manifest.json").write_text(json.dumps({"step": steps, "config_digest": digest,
-        "base_identity": identity, "dataset_digest": "d" * 64, "files": [file]}))
+        "base_identity": identity, "dataset_digest": "d" * 64, "files": files}))
 def stop_asked():
     return (run / "control" / "stop").exists()
 def wait_for_stop():

@@ -131,6 +131,13 @@ class TestCompletedRun:
         assert job_of(station, run_id).state == "done"
         assert not train.work(station, Shift()), "there is nothing left to do"
 
+    def test_registers_its_weights_and_not_what_it_exported_of_them(self, station: Station, play: Plays) -> None:
+        run_id = play("complete(exported=True)")
+        assert train.work(station, Shift())
+        assert run_of(station, run_id).status == "succeeded"
+        (weights,) = weights_of(station, run_id)
+        assert weights.blob_key.endswith("/weights/tiny.safetensors")
+
     def test_gets_its_configuration_and_its_pictures(self, station: Station, play: Plays) -> None:
         run_id = play("complete()")
         train.work(station, Shift())
