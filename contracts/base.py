@@ -63,6 +63,10 @@ class BaseProfile(Frozen):
     """Of all its matrices together, a kernel counting as [out, in x k x k], and the elements of what is no matrix."""
     text_encoder_parameters: int
     """Of both."""
+    text_trained: dict[str, int]
+    """Of each, those that training it whole changes: SDXL reads CLIP-L before its last layer."""
+    text_rows_and_columns: dict[str, int]
+    """Of these, as of the UNet."""
     text_features: int
     """Numbers of an encoded caption of one chunk."""
     vae_parameters: int
@@ -74,6 +78,8 @@ class BaseProfile(Frozen):
     """Of training adapters on a target set, or the whole UNet."""
     text_steps: dict[str, Footprint]
     """Of training adapters on a text encoder: what is kept of a caption for each image until the backward pass."""
+    full_text_steps: dict[str, Footprint]
+    """The same of training the whole encoder."""
     sampling: Footprint
     """Of a UNet's forward pass of which nothing is kept."""
     vae_encoding: Footprint

@@ -46,7 +46,7 @@ class MemoryParts(Frozen):
 def trainable_parameters(config: TrainConfig, base: BaseDescription) -> int:
     """How many numbers are trained."""
     if config.method == "full":
-        return base.profile.unet_parameters
+        return base.profile.unet_parameters + sum(base.profile.text_trained[name] for name in config.full.text_encoders)
     return sum(adapter_parameters(config, base).values())
 
 
@@ -80,14 +80,15 @@ def memory_parts(config: TrainConfig, base: BaseDescription, *, positions: int, 
     steps = profile.steps["full" if full else config.lora.targets]
     footprint = steps.checkpointed if config.gradient_checkpointing else steps.plain
     step = footprint.peak_bytes(work(config.batch_size))
-    texts = [] if full else list(config.lora.text_encoders)
-    step += sum(profile.text_steps[name].peak_bytes(work(config.batch_size, name)) for name in texts)
+    texts = config.trained_text_encoders
+    of_texts = [(profile.full_text_steps if full else profile.text_steps)[name] for name in texts]
+    step += sum(one.peak_bytes(work(config.batch_size, name)) for name, one in zip(texts, of_texts, strict=True))
     kept_bytes = weight_bytes(config)
     if full and kept_bytes != bytes_each:
         # Autocast keeps norms and sums in fp32 and a copy of each weight in the compute type. Not traced: counted as a
         # step in fp32 and the copies.
         in_fp32 = work(config.batch_size).model_copy(update={"bytes_each": FULL_PRECISION})
-        step = footprint.peak_bytes(in_fp32) + profile.unet_parameters * bytes_each
+        step = sum(one.peak_bytes(in_fp32) for one in (footprint, *of_texts)) + trained * bytes_each
     measuring = profile.sampling.peak_bytes(work(config.held_out.timesteps)) if held_out else 0
     one_picture = Work(images=1, positions=positions)
     vae_weights = profile.vae_parameters * FULL_PRECISION
@@ -130,7 +131,8 @@ def optimizer_bytes(config: TrainConfig, base: BaseDescription) -> int:
     if config.optimizer.kind != "adafactor":
         return math.ceil(trainable_parameters(config, base) * STATE_BYTES[config.optimizer.kind])
     if config.method == "full":
-        return base.profile.unet_rows_and_columns * ADAFACTOR_BYTES
+        texts = sum(base.profile.text_rows_and_columns[name] for name in config.full.text_encoders)
+        return (base.profile.unet_rows_and_columns + texts) * ADAFACTOR_BYTES
     total = 0
     for component, how in config.lora.adaptations().items():
         for name, (inputs, outputs) in _layers(component, config, base).items():

@@ -5,23 +5,49 @@ Knows nothing about torch, nor about how any of it is done.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from contracts.config import Frozen
+from contracts.lora import TEXT_ENCODERS, UNET
 from contracts.mistakes import Contradiction
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Quantization = Literal["nf4", "int8"]
 
 
+class FullTextSettings(Frozen):
+    """A text encoder that a full fine-tune trains whole, beside the UNet."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak learning rate of this encoder; null is the optimiser's."""
+
+
 class FullSettings(Frozen):
-    """How a full fine-tune keeps and updates its weights."""
+    """What a full fine-tune trains beside the UNet, and how it keeps and updates its weights."""
+
+    text_encoder: FullTextSettings | None = None
+    """Train CLIP-L too, such as {"learning_rate": 1.0e-6}; captions are then encoded in every step, none is cached."""
+
+    text_encoder_2: FullTextSettings | None = None
+    """Train OpenCLIP bigG too; captions are then encoded in every step, and none is cached."""
 
     master_weights: Literal["fp32", "bf16-stochastic"] = "fp32"
     """fp32, or half the memory: bf16, updates rounded by chance (Zamirai et al. 2020, arXiv:2010.06192)."""
 
     fused_backward: bool = False
     """Update each parameter in the backward pass and free its gradient at once: no more than one is ever held."""
+
+    @property
+    def text_encoders(self) -> dict[str, FullTextSettings]:
+        """Those that are trained, by diffusers' names of them."""
+        both = zip(TEXT_ENCODERS, (self.text_encoder, self.text_encoder_2), strict=True)
+        return {name: settings for name, settings in both if settings is not None}
+
+    def learning_rates(self, otherwise: float) -> dict[str, float]:
+        """Peak learning rate of each component; ``otherwise`` is the optimiser's."""
+        return {UNET: otherwise} | {name: s.learning_rate or otherwise for name, s in self.text_encoders.items()}
 
 
 def contradictions(

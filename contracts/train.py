@@ -146,7 +146,7 @@ class TrainConfig(Frozen):
     """One training run, complete but for where its base and data are."""
 
     method: Literal["lora", "full"] = "lora"
-    """lora trains adapters; full trains the whole UNet."""
+    """lora trains adapters; full trains the whole UNet and, opted in, the text encoders."""
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
     """Optimiser steps."""
@@ -253,7 +253,12 @@ class TrainConfig(Frozen):
     @property
     def trains_text(self) -> bool:
         """Whether a text encoder is trained, so that what it says of a caption changes with every step."""
-        return self.method == "lora" and bool(self.lora.text_encoders)
+        return bool(self.trained_text_encoders)
+
+    @property
+    def trained_text_encoders(self) -> tuple[str, ...]:
+        """Which text encoders are trained, by diffusers' names of them."""
+        return tuple(self.lora.text_encoders if self.method == "lora" else self.full.text_encoders)
 
     def digest(self) -> str:
         """sha256 of the configuration, written into the weights' header."""

@@ -19,7 +19,7 @@ from contracts.base import Denoising
 from contracts.failures import FailureCode, PatinaError
 from inference.adapters import AdapterCache
 from inference.batching import Item, Shape, group
-from inference.variants import UnetVariants
+from inference.variants import Variants
 from sdxl.base import load_base
 from sdxl.conditioning import Conditioning, encode_prompts, join, unconditional
 from sdxl.formats import read_header
@@ -50,7 +50,7 @@ class EngineRequest:
     guidance_scale: float = 5.0
     adapters: tuple[AdapterUse, ...] = ()
     full_weights: Path | None = None
-    """A full fine-tune's UNet in place of the base's."""
+    """A full fine-tune's weights in place of the base's."""
 
 
 Pictures = NDArray[np.float32]
@@ -85,7 +85,7 @@ class Engine:
     ) -> None:
         chosen = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
         self.base = load_base(base_path, dtype=chosen, device=device)
-        self._variants = UnetVariants(self.base, base_identity=base_identity)
+        self._variants = Variants(self.base, base_identity=base_identity)
         self._bank = serve(self.base.unet)
         self._text_bank = serve_texts(self.base.text_encoder, self.base.text_encoder_2)
         self._exchanges = 0
@@ -195,6 +195,7 @@ class Engine:
         first = asked[0]
         if self._exchanges != self._variants.exchanges:
             self._bank.base_changed()
+            self._text_bank.base_changed()
             self._exchanges = self._variants.exchanges
         choices = [_strengths(request.adapters) for request in asked]
         self._bank.select(choices)

@@ -105,7 +105,7 @@ def export_folder(whole: Whole, out: Path, dtype: torch.dtype | None = None) -> 
         _write_json(temporary / "model_index.json", base_files.model_index(files))
         _write_json(temporary / "scheduler" / "scheduler_config.json", whole.schedule)
         for tokenizer in ("tokenizer", "tokenizer_2"):
-            shutil.copytree(files.tokenizer_dir / tokenizer, temporary / tokenizer)
+            _copy(files.tokenizer_dir / tokenizer, temporary / tokenizer)
         for component in COMPONENTS:
             settings = base_files.config(files, component)
             if dtype is not None:
@@ -185,6 +185,13 @@ def _checkpoint_words(whole: Whole, out: Path) -> dict[str, str]:
     }
     implementation = defaults["modelspec.implementation"]
     return defaults | whole.metadata | {"modelspec.implementation": implementation}
+
+
+def _copy(folder: Path, out: Path) -> None:
+    """The files of a folder. Unlike shutil's copytree it says of a full disk what the system said."""
+    out.mkdir()
+    for path in sorted(folder.iterdir()):
+        shutil.copyfile(path, out / path.name)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -17,19 +17,22 @@ from sdxl import dialects, tensor_files
 from sdxl.adapter import WeightShapes, from_state, require_fit
 from sdxl.dialects import ADAPTER_METADATA, PEFT_WEIGHTS, Adapter, Dialect
 from sdxl.formats_cli import main
-from sdxl.full import check_full, full_tensors, require_base, save_full
+from sdxl.full import check_full, components_of, full_tensors, named_weights, require_base, save_full, trained_weights
 from sdxl.hashes import tail_hash
 
 __all__ = [
     "ADAPTER_METADATA",
     "Adapter",
     "check_full",
+    "components_of",
     "full_tensors",
     "load_adapter",
+    "named_weights",
     "read_header",
     "save_adapter",
     "save_full",
     "tail_hash",
+    "trained_weights",
 ]
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +22,7 @@ from contracts.footprint import Footprint
 from contracts.lora import TEXT_ENCODERS, Adaptation
 from sdxl import files as base_files
 from sdxl.files import BaseFiles
+from sdxl.full import trained_weights
 from sdxl.lora import adapted_modules, attach, attach_all, target_modules
 from sdxl.networks import empty_network, vae_factor
 from sdxl.trace import COMPUTE, RANK, TOKENS, trace_sampling, trace_text, trace_training, trace_vae
@@ -29,7 +30,7 @@ from sdxl.trace import COMPUTE, RANK, TOKENS, trace_sampling, trace_text, trace_
 TARGET_SETS: tuple[TargetSet, ...] = get_args(TargetSet)
 TRACED_TEXT = Adaptation(rank=RANK, alpha=RANK)
 """Of a text encoder."""
-VERSION = 1
+VERSION = 2
 """Of what is traced; a change of the layers, or of what a step keeps, makes what was traced before worthless."""
 KNOWN = Path(__file__).parents[1] / "bases" / "profiles"
 """Profiles by the digest of the shape they are of, and the name of a base that has it."""
@@ -76,8 +77,10 @@ def trace_profile(files: BaseFiles) -> BaseProfile:
     return BaseProfile(
         unet_parameters=counts["unet"],
         unet_linear_weights=sum(m.weight.numel() for m in unet.modules() if isinstance(m, nn.Linear)),
-        unet_rows_and_columns=sum(len(p) + (p[0].numel() if p.ndim > 1 else 0) for p in unet.parameters()),
+        unet_rows_and_columns=_rows_and_columns(unet.parameters()),
         text_encoder_parameters=counts["text_encoder"] + counts["text_encoder_2"],
+        text_trained={name: sum(p.numel() for p in _text_weights(files, name)) for name in TEXT_ENCODERS},
+        text_rows_and_columns={name: _rows_and_columns(_text_weights(files, name)) for name in TEXT_ENCODERS},
         text_features=TOKENS * config["cross_attention_dim"]
         + config["projection_class_embeddings_input_dim"]
         - 6 * config["addition_time_embed_dim"],
@@ -85,6 +88,7 @@ def trace_profile(files: BaseFiles) -> BaseProfile:
         modules=_modules(unet),
         text_modules={name: _text_modules(files, name) for name in TEXT_ENCODERS},
         text_steps={name: _text_step(files, name) for name in TEXT_ENCODERS},
+        full_text_steps={name: _full_text_step(files, name) for name in TEXT_ENCODERS},
         steps={method: _steps(files, config, method) for method in (*TARGET_SETS, "full")},
         sampling=trace_sampling(unet, config),
         vae_encoding=encoding,
@@ -94,6 +98,10 @@ def trace_profile(files: BaseFiles) -> BaseProfile:
 
 def _parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _rows_and_columns(weights: Iterable[nn.Parameter]) -> int:
+    return sum(len(weight) + (weight[0].numel() if weight.ndim > 1 else 0) for weight in weights)
 
 
 def _modules(unet: nn.Module) -> dict[TargetSet, dict[str, tuple[int, int]]]:
@@ -131,6 +139,18 @@ def _text_step(files: BaseFiles, name: str) -> Footprint:
     encoder = _half(empty_network(files, name)).requires_grad_(False).eval()
     attach_all({name: encoder}, {name: TRACED_TEXT}, seed=0)
     return trace_text(encoder)
+
+
+def _full_text_step(files: BaseFiles, name: str) -> Footprint:
+    encoder = _half(empty_network(files, name)).requires_grad_(False).eval()
+    for weight in trained_weights(name, encoder).values():
+        weight.requires_grad_(True)
+    return trace_text(encoder)
+
+
+def _text_weights(files: BaseFiles, name: str) -> list[nn.Parameter]:
+    """What training a text encoder whole changes of it."""
+    return list(trained_weights(name, empty_network(files, name)).values())
 
 
 def _unet(files: BaseFiles) -> Any:

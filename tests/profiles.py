@@ -15,6 +15,8 @@ def small_profile(unet_parameters: int = 1_000_000) -> BaseProfile:
         unet_linear_weights=unet_parameters // 2,
         unet_rows_and_columns=5_000,
         text_encoder_parameters=10_000,
+        text_trained={"text_encoder": 2_000, "text_encoder_2": 7_000},
+        text_rows_and_columns={"text_encoder": 200, "text_encoder_2": 700},
         text_features=1_000,
         vae_parameters=10_000,
         modules={
@@ -23,6 +25,7 @@ def small_profile(unet_parameters: int = 1_000_000) -> BaseProfile:
         },
         text_modules={name: {"layers.0.self_attn.q_proj": (30, 20)} for name in TEXT_ENCODERS},
         text_steps=dict.fromkeys(TEXT_ENCODERS, footprint(40_000)),
+        full_text_steps=dict.fromkeys(TEXT_ENCODERS, footprint(60_000)),
         steps={"attn": steps, "attn-ff": steps, "attn-ff-conv": steps, "full": steps},
         sampling=footprint(50_000),
         vae_encoding=footprint(20_000),

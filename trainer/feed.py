@@ -67,13 +67,13 @@ class Feed:
     def __call__(self, step: int, indices: Sequence[int]) -> Inputs:
         """The inputs of these samples in this step; they are all of one bucket."""
         parts = [self._sample(step, index) for index in indices]
-        drawn = [part[0] for part in parts]
+        drawn, conditionings = [part[0] for part in parts], self._conditionings(step, indices)
         return Inputs(
             latents=torch.stack([part[1] for part in parts]).to(self.device),
             noise=torch.stack([self._noise(step, *pair) for pair in zip(indices, drawn, strict=True)]).to(self.device),
             timesteps=torch.tensor([one.timestep for one in drawn], device=self.device),
-            conditioning=join([part[2] for part in parts]).to(device=self.device),
-            time_ids=torch.stack([part[3] for part in parts]).to(self.device),
+            conditioning=join(conditionings).to(device=self.device),
+            time_ids=torch.stack([part[2] for part in parts]).to(self.device),
             weights=self._weights(step, indices, drawn),
         )
 
@@ -82,7 +82,7 @@ class Feed:
         words = self.captions if index < self.class_from else self.class_captions
         return words(self.samples[index].caption, step, index)
 
-    def _sample(self, step: int, index: int) -> tuple[Draw, torch.Tensor, Conditioning, torch.Tensor]:
+    def _sample(self, step: int, index: int) -> tuple[Draw, torch.Tensor, torch.Tensor]:
         row = self.samples[index]
         bucket = self.views.of(row).placement.bucket
         shape = (self.latent_channels, bucket.height_px // self.vae_factor, bucket.width_px // self.vae_factor)
@@ -90,13 +90,13 @@ class Feed:
         view = self._view(step, index, drawn)
         mean, variance = self.latents(view)
         latent = (mean + variance.sqrt() * drawn.posterior) * self.scaling_factor
-        return drawn, latent, self._conditioning(step, index), sizes_of(row, view)
+        return drawn, latent, sizes_of(row, view)
 
-    def _conditioning(self, step: int, index: int) -> Conditioning:
-        caption = self.caption_of(step, index)
+    def _conditionings(self, step: int, indices: Sequence[int]) -> list[Conditioning]:
+        captions = [self.caption_of(step, index) for index in indices]
         if isinstance(self.texts, TrainedTexts):
-            return self.texts.in_step(caption, keyed_seed("dropout", self.seed, step, index))
-        return self.texts(caption)
+            return self.texts.in_step(captions, [keyed_seed("dropout", self.seed, step, index) for index in indices])
+        return [self.texts(caption) for caption in captions]
 
     def _view(self, step: int, index: int, drawn: Draw) -> View:
         offsets = crop_offsets(self.seed, step, index) if self.random_crop else None

@@ -255,9 +255,9 @@ def _texts(
 
 
 def _trained_texts(model: Trainable, config: TrainConfig, report: Report) -> TrainedTexts:
-    assert model.bank is not None
     report.warn("captions are not cached: a text encoder is trained, so each is encoded in every step")
-    return TrainedTexts(model.base, model.bank, dropout=config.lora.dropout, max_tokens=config.data.captions.max_tokens)
+    dropout, max_tokens = config.lora.dropout, config.data.captions.max_tokens
+    return TrainedTexts(model.base, model.bank, model.compute, dropout=dropout, max_tokens=max_tokens)
 
 
 def _latents(

@@ -50,7 +50,7 @@ def write_weights(path: Path, config: TrainConfig, found: Identified, parts: Par
         notes = training_notes(config, header, images=found.data.mixture.images_an_epoch, rates=model.peak_rates)
         save_adapter(path, model.state(), header, model.bank.alphas, dialect=found.dialect, notes=notes)
     else:
-        save_full(path, model.state(), header)
+        save_full(path, model.published(), header)
 
 
 def training_notes(

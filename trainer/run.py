@@ -165,7 +165,7 @@ class _Attempt:
             PatinaError: DISK_FULL.
         """
         if self.processes.is_main:
-            weights_bytes = sum(tensor.nbytes for tensor in self.model.state().values())
+            weights_bytes = sum(tensor.nbytes for tensor in self.model.published().values())
             full = self.config.method == "full"
             exports_bytes = export_bytes(self.found.base.files, self.config.export) if full else 0
             check_room(run_needs(self.run_dir, self.config, self.checkpoint_bytes, weights_bytes, exports_bytes))

@@ -5,7 +5,7 @@ What does not fit is refused in words, before anything is encoded. Knows nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from contracts.train import TrainConfig
 from sdxl.adapter import require_fit
 from sdxl.dialects import Adapter
 from sdxl.files import BaseFiles, open_base
-from sdxl.formats import check_full, full_tensors, load_adapter, read_header, tail_hash
+from sdxl.formats import check_full, components_of, full_tensors, load_adapter, named_weights, read_header, tail_hash
 from sdxl.full import require_base
 from sdxl.lora import adapted_modules, peft_name
 from sdxl.networks import empty_network
@@ -38,8 +38,12 @@ def parent_of(path: Path, config: TrainConfig, base_dir: Path) -> Parent:
     if header is not None and header.method != config.method:
         raise _misfit(f"'{header.name}' was trained with method {header.method}, this run's is {config.method}")
     if config.method == "full":
-        shapes = {name: tuple(weight.shape) for name, weight in empty_network(files, UNET).named_parameters()}
-        check_full(path, shapes)
+        components = (UNET, *config.trained_text_encoders)
+        if more := sorted(components_of(path) - {*components}):
+            # Beside the base's own encoders their UNet would be asked for what it has not learned.
+            raise _misfit(f"they have a {' and a '.join(more)} of their own: set full.{more[0]} to go on with it")
+        networks = {component: empty_network(files, component) for component in components}
+        check_full(path, {component: named_weights(component, network) for component, network in networks.items()})
     else:
         adapter = load_adapter(path)
         layers = _layers(files, config)
@@ -61,12 +65,14 @@ def refuse_other_base(path: Path, base_identity: str) -> None:
 @torch.no_grad()
 def start_from(path: Path, model: Trainable) -> None:
     """Write the weights of a file that ``parent_of`` has looked at into what is trained."""
-    live = model.state()
-    tensors: Iterable[tuple[str, torch.Tensor]] = full_tensors(path)
-    if model.bank is not None:
-        tensors = load_adapter(path).state.items()
-    for name, tensor in tensors:
-        live[name].copy_(tensor)
+    if model.bank is None:
+        live = {component: named_weights(component, getattr(model.base, component)) for component in model.peak_rates}
+        for component, name, tensor in full_tensors(path):
+            live[component][name].copy_(tensor)
+        return
+    state = model.state()
+    for name, tensor in load_adapter(path).state.items():
+        state[name].copy_(tensor)
 
 
 class _Layer(NamedTuple):

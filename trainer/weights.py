@@ -1,13 +1,13 @@
-"""What a run trains: LoRA adapters over frozen networks, or the whole UNet. Either way: named fp32 parameters.
+"""What a run trains: LoRA adapters over frozen networks, or networks whole. Either way: named parameters.
 
 Knows nothing about losses, checkpoints or schedules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from contracts.lora import UNET, idle_patterns
 from contracts.train import TrainConfig
 from sdxl.base import TEXT_COMPONENTS, Base, load_base
 from sdxl.files import open_base
+from sdxl.formats import named_weights, trained_weights
 from sdxl.lora import LoraBank, adapted_modules, attach_all, peft_name
 from sdxl.networks import empty_network
 from trainer.average import Average
@@ -38,7 +39,9 @@ class Trainable:
     peak_rates: Mapping[str, float]
     """Learning rate at its highest of each group of the parameters."""
     compute: Callable[[], AbstractContextManager[Any]]
-    """Enter it around every call of the UNet."""
+    """Enter it around every call of a network in training."""
+    unread: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """What is left as it is of a text encoder that is trained whole, by the names that weights files have for it."""
     average: Average | None = None
     """Of the parameters, where it is wanted."""
 
@@ -57,6 +60,10 @@ class Trainable:
         if self.average is not None:
             self.parameters.fill(self.average.vector, tensors("average"))
 
+    def published(self) -> dict[str, torch.Tensor]:
+        """``state``, and of networks that are trained whole the rest too."""
+        return {**self.state(), **self.unread}
+
     def state(self) -> dict[str, torch.Tensor]:
         """The trained tensors by the names they are saved under (views of the live ones)."""
         return self.parameters.split(self.parameters.vector.data)
@@ -66,30 +73,52 @@ def load_trainable(path: Path, config: TrainConfig, device: torch.device) -> Tra
     """Load the UNet, and the text encoders where one is trained, and make them trainable as ``config`` says."""
     compute_dtype = DTYPES[config.precision]
     full = config.method == "full"
-    rates = {"unet": config.optimizer.learning_rate}
     # The parameters of a full fine-tune are its master weights.
     in_bf16 = full and config.full.master_weights == "bf16-stochastic"
-    adapted = {} if full else config.lora.adaptations()
     # A prompt's conditioning is made of both encoders, also when one of them is trained.
-    components = {UNET} if adapted.keys() <= {UNET} else {UNET, *TEXT_COMPONENTS}
+    components = {UNET, *TEXT_COMPONENTS} if config.trains_text else {UNET}
     dtype = torch.float32 if full and not in_bf16 else compute_dtype
     base = load_base(path, dtype=dtype, device=device, components=components, quantize=config.quantize)
     unet = base.unet
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if full:
-        unet.requires_grad_(True)
+        groups, unread = _whole(base, config.trained_text_encoders)
+        parameters = FlatParameters(groups, gradient=not config.full.fused_backward)
+        rates = config.full.learning_rates(config.optimizer.learning_rate)
         # Autocast computes with copies of them in the type that is computed with.
         cast = compute_dtype is not dtype
-        named: dict[str, nn.Parameter] = dict(unet.named_parameters())
-        parameters = FlatParameters({"unet": named}, gradient=not config.full.fused_backward)
         return Trainable(
-            base, None, parameters, rates, lambda: torch.autocast(device.type, compute_dtype) if cast else nullcontext()
+            base,
+            None,
+            parameters,
+            rates,
+            lambda: torch.autocast(device.type, compute_dtype) if cast else nullcontext(),
+            unread=unread,
         )
+    adapted = config.lora.adaptations()
     bank = attach_all({name: getattr(base, name) for name in adapted}, adapted, seed=config.seed)
     parameters = FlatParameters({name: bank.named_parameters(name) for name in adapted})
     rates = config.lora.learning_rates(config.optimizer.learning_rate)
     return Trainable(base, bank, parameters, rates, nullcontext)
+
+
+def _whole(base: Base, encoders: Sequence[str]) -> tuple[dict[str, dict[str, nn.Parameter]], dict[str, torch.Tensor]]:
+    """What is trained of the UNet and these text encoders, by component, and what is left of them as it is."""
+    groups: dict[str, dict[str, nn.Parameter]] = {}
+    unread: dict[str, torch.Tensor] = {}
+    for component in (UNET, *encoders):
+        # A file of a UNet alone has diffusers' own keys.
+        prefix = f"{component}." if encoders else ""
+        network = getattr(base, component)
+        trained = trained_weights(component, network)
+        for parameter in trained.values():
+            parameter.requires_grad_(True)
+        groups[component] = {prefix + name: parameter for name, parameter in trained.items()}
+        for name, parameter in named_weights(component, network).items():
+            if name not in trained:
+                unread[prefix + name] = parameter.data
+    return groups, unread
 
 
 def check_patterns(path: Path, config: TrainConfig) -> None:

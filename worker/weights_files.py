@@ -72,7 +72,7 @@ def clear_removed(station: Station) -> bool:
 
 
 def is_full(path: Path) -> bool:
-    """Whether the file is a whole fine-tuned UNet; files from elsewhere are adapters."""
+    """Whether the file has a whole fine-tuned UNet; files from elsewhere are adapters."""
     try:
         return read_header(path).method == "full"
     except PatinaError:

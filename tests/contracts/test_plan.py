@@ -61,6 +61,24 @@ class TestMakePlan:
         assert (plan.memory.weights, plan.memory.gradients) == (2_000_000, 0)
         assert plan.memory.optimizer == 8_000_000
 
+    def test_text_encoders_trained_whole_are_counted_in_every_part(self) -> None:
+        whole = {"method": "full", "full.text_encoder_2": {"learning_rate": 1e-6}}
+        plain, both = planned(config(method="full")), planned(config(**whole))
+        assert both.trainable_parameters == plain.trainable_parameters + 7_000
+        # Both encoders stay, in fp32 as all weights are; only the part of one that is trained has a gradient.
+        assert both.memory.weights == plain.memory.weights + 10_000 * 4
+        assert both.memory.gradients == plain.memory.gradients + 7_000 * 4
+        assert both.memory.optimizer == plain.memory.optimizer + 7_000 * 8
+        # Autocast: a step in fp32, and a copy of what is trained in the compute type.
+        assert both.memory.activations == plain.memory.activations + 4 * 60_000 * 4 + 7_000 * 2
+        rows = planned(config(**whole, optimizer={"kind": "adafactor"})).memory.optimizer
+        assert rows == (5_000 + 700) * 4
+
+    def test_the_disk_holds_the_whole_model_once_more_for_each_export(self) -> None:
+        without = planned(config(method="full", **{"export.layouts": []}))
+        with_both = planned(config(method="full"))
+        assert with_both.disk_bytes == without.disk_bytes + 2 * (1_000_000 + 10_000 + 10_000) * 2
+
     def test_full_training_holds_its_weights_in_fp32(self) -> None:
         plan = planned(config(method="full", precision="fp32"))
         assert plan.trainable_parameters == 1_000_000

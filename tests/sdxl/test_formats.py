@@ -174,16 +174,16 @@ class TestLoadAdapter:
 
 
 STATE = {"conv_in.weight": torch.ones(2, 3), "conv_in.bias": torch.zeros(2)}
-SHAPES = {"conv_in.weight": (2, 3), "conv_in.bias": (2,)}
 
 
 class TestFull:
     def test_comes_back_under_diffusers_own_keys(self, tmp_path):
         path, header = tmp_path / "full.safetensors", make_header(method="full", rank=None, alpha=None, targets=None)
         save_full(path, STATE, header)
-        check_full(path, SHAPES, base_identity=header.base_identity)
-        found = dict(full_tensors(path))
-        assert all(torch.equal(found[key], tensor) for key, tensor in STATE.items())
+        assert check_full(path, {"unet": STATE}, base_identity=header.base_identity) == {"unet"}
+        found = {name: (component, tensor) for component, name, tensor in full_tensors(path)}
+        assert {component for component, _ in found.values()} == {"unet"}
+        assert all(torch.equal(found[key][1], tensor) for key, tensor in STATE.items())
         with safe_open(path, framework="pt") as file:
             assert file.metadata()["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
 
@@ -191,10 +191,10 @@ class TestFull:
     def test_refuses_a_unet_of_another_shape(self, tmp_path, header, shapes):
         save_full(tmp_path / "full.safetensors", STATE, header)
         with pytest.raises(PatinaError):
-            check_full(tmp_path / "full.safetensors", shapes)
+            check_full(tmp_path / "full.safetensors", {"unet": {name: torch.ones(s) for name, s in shapes.items()}})
 
     def test_stops_at_the_first_value_that_is_no_number(self, tmp_path, header):
         path = tmp_path / "full.safetensors"
         save_full(path, STATE | {"conv_in.bias": torch.tensor([0.0, torch.inf])}, header)
         with pytest.raises(PatinaError, match="no finite numbers"):
-            dict(full_tensors(path))
+            list(full_tensors(path))

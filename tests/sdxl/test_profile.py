@@ -8,9 +8,11 @@ import torch
 
 from contracts.base import BaseProfile
 from contracts.footprint import Work
+from contracts.lora import TEXT_ENCODERS
 from sdxl import profile
 from sdxl.base import load_base
 from sdxl.files import SDXL_CONFIGS, BaseFiles, open_base
+from sdxl.full import trained_weights
 from sdxl.live import peak_bytes_of
 from sdxl.lora import attach
 from sdxl.profile import profile_of, trace_profile
@@ -64,6 +66,22 @@ class TestTraceProfile:
         assert traced.sampling.peak_bytes(_work(0)) == pytest.approx(sampling, rel=0.05)
         assert traced.vae_decoding.peak_bytes(_work(0)) == pytest.approx(decoding, rel=0.05)
         assert traced.vae_encoding.peak_bytes(_work(0)) == pytest.approx(encoding, rel=0.05)
+
+    @pytest.mark.parametrize("name", TEXT_ENCODERS)
+    def test_knows_what_encoding_with_a_text_encoder_that_is_trained_whole_keeps(
+        self, tiny_base: Path, traced: BaseProfile, name: str
+    ) -> None:
+        encoder = getattr(load_base(tiny_base, dtype=torch.float32, components={name}), name)
+        trained = trained_weights(name, encoder)
+        for weight in trained.values():
+            weight.requires_grad_(True)
+        tokens, kept = torch.zeros(IMAGES, 77, dtype=torch.int64), []
+        counted = peak_bytes_of(
+            lambda: kept.append(encoder(tokens, output_hidden_states=True)),
+            ignored=[*encoder.parameters(), *encoder.buffers(), tokens],
+        )
+        assert traced.full_text_steps[name].peak_bytes(_work(0)) == pytest.approx(counted, rel=0.05)
+        assert traced.text_trained[name] == sum(weight.numel() for weight in trained.values())
 
     def test_counts_what_is_there(self, tiny_base: Path, traced: BaseProfile) -> None:
         unet = load_base(tiny_base, dtype=torch.float32, components={"unet"}).unet

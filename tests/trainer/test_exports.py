@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import trainer.exports
 from benchmarks.random_sdxl import TINY, write_base
@@ -54,7 +56,8 @@ def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(wide_base: Path, pictures: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     folder = tmp_path_factory.mktemp("exported")
-    recipe = make_recipe(folder / "r.yaml", wide_base, pictures, **SHORT, export={"precision": "fp32"})
+    texts = {"full__text_encoder": {}, "full__text_encoder_2": {}}
+    recipe = make_recipe(folder / "r.yaml", wide_base, pictures, **SHORT, **texts, export={"precision": "fp32"})
     assert train(recipe, folder / "run", cache_dir) == 0
     return RunDir(folder / "run")
 
@@ -145,12 +148,13 @@ class TestWhatCannotBeWritten:
     def test_numbers_fp16_cannot_hold_cost_the_export_and_not_the_run(
         self, wide_base: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:
-        huge = SHORT | {
-            "optimizer__learning_rate": 1.0,
-            "optimizer__weight_decay": 1e6,
-            "export__layouts": ["diffusers"],
-        }
-        recipe = make_recipe(tmp_path / "r.yaml", wide_base, pictures, **huge)
+        base = tmp_path / "base"
+        shutil.copytree(wide_base, base)
+        file = base / "vae" / "diffusion_pytorch_model.safetensors"
+        tensors = load_file(file)
+        tensors["decoder.conv_out.bias"] = tensors["decoder.conv_out.bias"].float() + 1e6
+        save_file(tensors, file, {"format": "pt"})
+        recipe = make_recipe(tmp_path / "r.yaml", base, pictures, **SHORT, export__layouts=["diffusers"])
         run_dir = RunDir(tmp_path / "run")
         assert train(recipe, run_dir.root, cache_dir) == 0
         assert isinstance(outcome_of(run_dir.root), Completed)
