@@ -27,3 +27,12 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {ROOT / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
+@pytest.fixture(scope="session")
+def known_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What was traced of a base's shape in this run of the tests, by whichever worker: a trace takes half a minute."""
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "shapes"
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -111,7 +111,7 @@ class Terminal:
 
     def _note(self, event: events.StepDone) -> str:
         parts = [f"loss {event.loss_smooth:.4f}", f"{event.images_per_s:.1f} images/s"]
-        if self._first is not None and event.step > self._first.step:
+        if self._first is not None and self._first.step < event.step < self._steps:
             # Of this attempt alone, with all that was done between the steps.
             rate_s = (event.at - self._first.at) / (event.step - self._first.step)
             parts.append(f"{timedelta(seconds=round(rate_s * (self._steps - event.step)))} left")

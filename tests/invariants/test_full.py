@@ -47,7 +47,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def full_recipe(folder: Path, base: Path, pictures: Path, **changes: Any) -> Path:
-    settings = {"method": "full", "steps": 3, "optimizer__learning_rate": 1e-4, **QUIET, **changes}
+    settings = {"method": "full", "steps": 2, "optimizer__learning_rate": 1e-4, **QUIET, **changes}
     return make_recipe(folder / "r.yaml", base, pictures, **settings)
 
 

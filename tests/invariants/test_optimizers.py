@@ -26,7 +26,7 @@ class TestEveryKind:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, optimizer__kind=kind, steps=4, **QUIET)
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, optimizer__kind=kind, steps=3, **QUIET)
         assert train(recipe, tmp_path / "straight", cache_dir) == 0
         run_dir = RunDir(tmp_path / "broken")
         with monkeypatch.context() as patched:

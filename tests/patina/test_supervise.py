@@ -35,7 +35,7 @@ EVERYONE = ("valkey-server", "api.app", "worker.light", "worker.train", "worker.
 
 
 class TestUp:
-    def test_it_starts_everything_keeps_it_there_and_leaves_nothing(self, machine: Machine) -> None:
+    def test_it_starts_everything_keeps_it_there_outlives_kill_9_and_leaves_nothing(self, machine: Machine) -> None:
         said = machine.up()
         assert httpx.get(said["url"] + "/readyz").json()["status"] == "ready"
         assert said["home"] == str(machine.home)
@@ -54,19 +54,16 @@ class TestUp:
             assert eventually(lambda name=name, old=killed: machine.process_of(name) not in (None, old))
         assert eventually(lambda: httpx.get(said["url"] + "/readyz").is_success)
 
-        assert machine.end(signal.SIGINT) == 0
-        assert machine.processes() == []
-        assert home.holder(machine.home) is None
-
-    def test_after_kill_9_of_the_supervisor_a_new_start_works(self, machine: Machine) -> None:
-        machine.up()
+        # After kill -9 of the supervisor a new start works.
         machine.end(signal.SIGKILL)
         machine.up()
         assert {name: machine.process_of(name) is not None for name in EVERYONE} == dict.fromkeys(EVERYONE, True)
         code, ready = machine.run("doctor")
         assert (code, ready["healthy"]) == (0, True)
+
         assert machine.end(signal.SIGTERM) == 0
         assert machine.processes() == []
+        assert home.holder(machine.home) is None
 
     def test_listening_beyond_loopback_without_a_key_is_refused_before_anything_starts(self, machine: Machine) -> None:
         code, problem = machine.run("up", "--host", "0.0.0.0")

@@ -98,8 +98,8 @@ class TestFewSteps:
 
 
 class TestDescribe:
-    def test_tells_what_the_catalog_keeps(self, tiny_base):
-        found = describe(tiny_base)
+    def test_tells_what_the_catalog_keeps(self, tiny_base, known_shapes):
+        found = describe(tiny_base, cache_dir=known_shapes)
         assert (found.family, found.native_px, found.vae_factor, found.latent_channels) == ("sdxl", 64, 8, 4)
         assert len(found.identity) == len(found.vae_identity) == 64
         unet = load_base(tiny_base, dtype=torch.float32, components={"unet"}).unet

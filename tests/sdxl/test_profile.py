@@ -22,8 +22,8 @@ IMAGES, SIDE = 3, 16
 
 
 @pytest.fixture(scope="module")
-def traced(tiny_base: Path) -> BaseProfile:
-    return trace_profile(open_base(tiny_base))
+def traced(tiny_base: Path, known_shapes: Path) -> BaseProfile:
+    return profile_of(open_base(tiny_base), known_shapes)
 
 
 class TestTraceProfile:
@@ -93,6 +93,7 @@ class TestTraceProfile:
 
 
 class TestStoredProfiles:
+    @pytest.mark.slow
     def test_the_demo_base_is_one_and_as_it_would_be_traced_now(self) -> None:
         files = open_base(DEMO_BASE)
         assert profile_of(files) == trace_profile(files)

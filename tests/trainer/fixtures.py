@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.random_sdxl import write_base
-from tests.trainer.tiny import make_pictures, make_recipe, train
+from tests.trainer.tiny import empty_cache, make_pictures, make_recipe, train
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,9 +34,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache_dir(tmp_path_factory: pytest.TempPathFactory, known_shapes: Path) -> Path:
     """Shared: whatever one test has encoded, the next reads."""
-    return tmp_path_factory.mktemp("cache")
+    return empty_cache(tmp_path_factory.mktemp("cache"), known_shapes)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import yaml
 from contracts.fitting import ALLOWANCE_BYTES
 from contracts.rundir import Failed, RunDir
 from contracts.train import parse_config
-from tests.trainer.tiny import environment, make_recipe, outcome_of
+from tests.trainer.tiny import empty_cache, environment, make_recipe, outcome_of
 from trainer.cli import main
 from trainer.folder import only_trainer
 
@@ -78,11 +78,11 @@ class TestRefusals:
 
 class TestPlan:
     def test_says_what_a_run_takes(
-        self, base_dir: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, base_dir: Path, pictures: Path, known_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
         # A cache of its own: in the shared one another test's run may have left what its steps took.
-        words = ["plan", str(recipe), "--cache-dir", str(tmp_path / "cache")]
+        words = ["plan", str(recipe), "--cache-dir", str(empty_cache(tmp_path / "cache", known_shapes))]
         assert main([*words, "--json", "--processes", "2"]) == 0
         plan = json.loads(capsys.readouterr().out)
         assert (plan["images"], plan["held_out_images"], plan["global_batch"]) == (7, 2, 8)

@@ -92,6 +92,7 @@ def test_stopped_and_started_again_it_ends_in_the_same_weights_and_names_its_dat
     assert "1 pictures are held out by another data set and not trained on" in warned
 
 
+@pytest.mark.slow
 def test_two_ranks_see_what_one_with_twice_the_accumulation_sees(recipe: Path, cache_dir: Path, tmp_path: Path) -> None:
     assert train(recipe, tmp_path / "one", cache_dir) == 0
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -42,12 +42,12 @@ from worker.weights_files import WeightsFiles
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, known_shapes: Path) -> Path:
     """A home with a tiny random SDXL and weights named style for it, to be copied."""
     folder = tmp_path_factory.mktemp("prepared")
     write_base(folder / "base", size="tiny", dtype=torch.float16)
     station = open_station("test", settings=WorkerSettings(home=folder / "home", device="cpu"))
-    described = describe(folder / "base")
+    described = describe(folder / "base", cache_dir=known_shapes)
     add_base(station, folder / "base", described)
     freeze_pictures(station)
     register_weights(station, folder, described.identity)

@@ -30,13 +30,13 @@ FAST = {"PATINA_LEASE_S": "4", "PATINA_TERM_GRACE_S": "1", "OMP_NUM_THREADS": "1
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, known_shapes: Path) -> Path:
     """A home with a tiny random SDXL and a frozen dataset, to be copied."""
     folder = tmp_path_factory.mktemp("prepared")
     base = folder / "base"
     write_base(base, size="tiny", dtype=torch.float16)
     station = open_station("test", settings=WorkerSettings(home=folder / "home", device="cpu"))
-    add_base(station, base, describe(base))
+    add_base(station, base, describe(base, cache_dir=known_shapes))
     freeze_pictures(station)
     station.close()
     return folder / "home"
