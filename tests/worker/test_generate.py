@@ -303,7 +303,13 @@ class TestDevice:
 
 
 class TestBases:
-    def test_are_described_for_the_catalog(self, station: Station, worker: Worker, prepared: Path) -> None:
+    def test_are_described_for_the_catalog(
+        self, station: Station, worker: Worker, prepared: Path, known_shapes: Path
+    ) -> None:
+        kept = station.settings.cache_dir / "identities"
+        kept.mkdir(parents=True)
+        for profile in known_shapes.glob("profile-*"):
+            shutil.copy(profile, kept)
         with station.database.session() as session:
             bases.request_add(session, "again", str(prepared.parent / "base"), None)
         assert worker.work()
