@@ -128,7 +128,7 @@ class TestFullSize:
         assert (story.run["status"], story.run["step"], story.run["attempt"]) == ("succeeded", STEPS, 1)
         assert (story.weights["version"], story.weights["run"]) == (1, story.run["id"])
         with safe_open(story.weights["file"], "pt") as file:
-            updates = [file.get_tensor(key) for key in file.keys() if "lora_B" in key]  # noqa: SIM118 (no mapping)
+            updates = [file.get_tensor(key) for key in file.keys() if "lora_up" in key]  # noqa: SIM118 (no mapping)
         assert len(updates) == PROJECTIONS
         assert all(update.isfinite().all() and update.any() for update in updates)
 
