@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from contracts.failures import FieldError, InvalidInput
+from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+from patina.child import command
 from patina.client import Json
 from patina.connect import connect
 from patina.output import AsJson, facts, give, rows, short, size
 from patina.times import when
+
+Dialect = Literal["kohya", "diffusers", "peft"]
 
 app = typer.Typer(help="Registered weights: names, versions, aliases.", no_args_is_help=True)
 
@@ -38,6 +43,12 @@ def ls(
 def download(
     which: Annotated[str, typer.Argument(help="NAME, NAME@ALIAS or NAME@VERSION.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File, or folder to put it in.")] = None,
+    dialect: Annotated[
+        Dialect | None,
+        typer.Option(
+            "--dialect", help="The form of a LoRA; made here, as it was published if not given. peft: a folder."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a weights file (safetensors)."""
@@ -46,17 +57,25 @@ def download(
         raise InvalidInput([FieldError(pointer="/which", message="is not NAME, NAME@ALIAS or NAME@VERSION")])
     with connect() as client:
         found = client.weights_version(name, version or "latest")
-        target = output or Path(f"{name}-{found['version']}.safetensors")
+        default = f"{name}-{found['version']}{'' if dialect == 'peft' else '.safetensors'}"
+        target = output or Path(default)
         if target.is_dir():
-            target = target / f"{name}-{found['version']}.safetensors"
+            target = target / default
         target.parent.mkdir(parents=True, exist_ok=True)
-        count = client.download_weights(name, str(found["version"]), target)
-    answer = {**found, "file": str(target), "bytes": count}
+        if dialect is None:
+            count, notes = client.download_weights(name, str(found["version"]), target), []
+        else:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
+                published = Path(folder, "published.safetensors")
+                count = client.download_weights(name, str(found["version"]), published)
+                notes = _convert(published, target, dialect)
+    answer = {**found, "file": str(target), "bytes": count, "notes": notes}
     shown = [
         ("file", str(target)),
         ("size", size(count)),
         ("weights", f"{name}@{found['version']}"),
-        ("sha256", short(found["sha256"])),
+        ("sha256", short(found["sha256"]) if dialect is None else None),
+        *(("note", note) for note in notes),
     ]
     give(answer, as_json, lambda: facts(shown))
 
@@ -78,6 +97,23 @@ def rm(
             typer.confirm(f"Remove {what} ({size(found['bytes'])}, {_aliases(found)})?", abort=True, err=True)
         client.request("DELETE", f"/api/v1/weights/{name}/{found['version']}")
     give({"removed": found}, as_json, lambda: facts([("removed", what)]))
+
+
+def _convert(file: Path, target: Path, dialect: Dialect) -> list[str]:
+    """Write a LoRA in another form, by a process that has torch; what other programs will misread of it."""
+    over = () if dialect == "peft" else ("--force",)
+    words = command("sdxl.formats", "convert", str(file), str(target), "--dialect", dialect, *over)
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        if said and said[-1].startswith("ModuleNotFoundError"):
+            said = [
+                "Patina is installed here without what training needs.",
+                "Leave out --dialect, or install `.[train]`.",
+            ]
+        message = said[0].removeprefix("error: ") if said else "The converter ended without a word."
+        raise PatinaError(FailureCode.WEIGHTS_UNREADABLE, message, said[1] if len(said) > 1 else None)
+    return [line.removeprefix("note: ") for line in done.stdout.splitlines() if line.startswith("note: ")]
 
 
 def _aliases(weights: Json) -> str:
