@@ -131,8 +131,10 @@ def complete(identity=base_identity, steps=20, exported=False):
     files = [file]
     if exported:
         (run / "exports").mkdir()
-        (run / "exports" / "tiny.safetensors").write_bytes(data)
-        files.append(file | {"path": "exports/tiny.safetensors"})
+        more = data + bytes(8)
+        (run / "exports" / "tiny.safetensors").write_bytes(more)
+        sha256 = hashlib.sha256(more).hexdigest()
+        files.insert(0, {"path": "exports/tiny.safetensors", "bytes": len(more), "sha256": sha256})
     end(state="completed", step=steps, train_seconds=2.0, loss_first=1.0, loss_last=0.5, held_out_loss_before=1.0,
         held_out_loss_after=0.4, tracking="off")
     (run / "manifest.json").write_text(json.dumps({"step": steps, "config_digest": digest,

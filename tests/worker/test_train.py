@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -136,7 +137,8 @@ class TestCompletedRun:
         assert train.work(station, Shift())
         assert run_of(station, run_id).status == "succeeded"
         (weights,) = weights_of(station, run_id)
-        assert weights.blob_key.endswith("/weights/tiny.safetensors")
+        file = run_dir(station, run_id).weights / "tiny.safetensors"
+        assert weights.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
     def test_gets_its_configuration_and_its_pictures(self, station: Station, play: Plays) -> None:
         run_id = play("complete()")
