@@ -65,6 +65,8 @@ class BaseProfile(Frozen):
     """Of both."""
     text_trained: dict[str, int]
     """Of each, those that training it whole changes: SDXL reads CLIP-L before its last layer."""
+    text_largest: dict[str, int]
+    """Numbers of the largest parameter of each, the embedding of the tokens."""
     text_rows_and_columns: dict[str, int]
     """Of these, as of the UNet."""
     text_features: int

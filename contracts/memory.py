@@ -89,6 +89,9 @@ def memory_parts(config: TrainConfig, base: BaseDescription, *, positions: int, 
         # step in fp32 and the copies.
         in_fp32 = work(config.batch_size).model_copy(update={"bytes_each": FULL_PRECISION})
         step = sum(one.peak_bytes(in_fp32) for one in (footprint, *of_texts)) + trained * bytes_each
+    if full and texts:
+        # The last gradients that are made, those of the tokens' embeddings, are as large as these and made whole.
+        step = max(step, max(profile.text_largest[name] for name in texts) * kept_bytes)
     measuring = profile.sampling.peak_bytes(work(config.held_out.timesteps)) if held_out else 0
     one_picture = Work(images=1, positions=positions)
     vae_weights = profile.vae_parameters * FULL_PRECISION

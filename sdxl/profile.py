@@ -80,6 +80,7 @@ def trace_profile(files: BaseFiles) -> BaseProfile:
         unet_rows_and_columns=_rows_and_columns(unet.parameters()),
         text_encoder_parameters=counts["text_encoder"] + counts["text_encoder_2"],
         text_trained={name: sum(p.numel() for p in _text_weights(files, name)) for name in TEXT_ENCODERS},
+        text_largest={name: max(p.numel() for p in _text_weights(files, name)) for name in TEXT_ENCODERS},
         text_rows_and_columns={name: _rows_and_columns(_text_weights(files, name)) for name in TEXT_ENCODERS},
         text_features=TOKENS * config["cross_attention_dim"]
         + config["projection_class_embeddings_input_dim"]

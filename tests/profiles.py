@@ -16,6 +16,7 @@ def small_profile(unet_parameters: int = 1_000_000) -> BaseProfile:
         unet_rows_and_columns=5_000,
         text_encoder_parameters=10_000,
         text_trained={"text_encoder": 2_000, "text_encoder_2": 7_000},
+        text_largest={"text_encoder": 1_000, "text_encoder_2": 6_000},
         text_rows_and_columns={"text_encoder": 200, "text_encoder_2": 700},
         text_features=1_000,
         vae_parameters=10_000,

@@ -67,12 +67,12 @@ class Feed:
     def __call__(self, step: int, indices: Sequence[int]) -> Inputs:
         """The inputs of these samples in this step; they are all of one bucket."""
         parts = [self._sample(step, index) for index in indices]
-        drawn, conditionings = [part[0] for part in parts], self._conditionings(step, indices)
+        drawn = [part[0] for part in parts]
         return Inputs(
             latents=torch.stack([part[1] for part in parts]).to(self.device),
             noise=torch.stack([self._noise(step, *pair) for pair in zip(indices, drawn, strict=True)]).to(self.device),
             timesteps=torch.tensor([one.timestep for one in drawn], device=self.device),
-            conditioning=join(conditionings).to(device=self.device),
+            conditioning=self._conditioning(step, indices).to(device=self.device),
             time_ids=torch.stack([part[2] for part in parts]).to(self.device),
             weights=self._weights(step, indices, drawn),
         )
@@ -92,11 +92,11 @@ class Feed:
         latent = (mean + variance.sqrt() * drawn.posterior) * self.scaling_factor
         return drawn, latent, sizes_of(row, view)
 
-    def _conditionings(self, step: int, indices: Sequence[int]) -> list[Conditioning]:
+    def _conditioning(self, step: int, indices: Sequence[int]) -> Conditioning:
         captions = [self.caption_of(step, index) for index in indices]
         if isinstance(self.texts, TrainedTexts):
             return self.texts.in_step(captions, [keyed_seed("dropout", self.seed, step, index) for index in indices])
-        return [self.texts(caption) for caption in captions]
+        return join([self.texts(caption) for caption in captions])
 
     def _view(self, step: int, index: int, drawn: Draw) -> View:
         offsets = crop_offsets(self.seed, step, index) if self.random_crop else None

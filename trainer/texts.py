@@ -13,7 +13,7 @@ import torch
 
 from contracts.lora import TEXT_ENCODERS
 from sdxl.base import Base
-from sdxl.conditioning import Conditioning, encode_prompts, unconditional
+from sdxl.conditioning import Conditioning, encode_prompts, join, unconditional
 from sdxl.lora import LoraBank
 
 
@@ -49,18 +49,15 @@ class TrainedTexts:
         with self._compute():
             return self._encoded(caption)
 
-    def in_step(self, captions: Sequence[str | None], dropout_keys: Sequence[int]) -> list[Conditioning]:
-        """For a step: each caption with gradients, and dropout that follows from its key alone.
-
-        All of a forward pass together, so that autocast makes one copy of the weights for all of them.
-        """
+    def in_step(self, captions: Sequence[str | None], dropout_keys: Sequence[int]) -> Conditioning:
+        """For a step: the captions of a forward pass with gradients, and dropout that follows from each one's key."""
         with self._compute():
-            return [self._in_step(caption, key) for caption, key in zip(captions, dropout_keys, strict=True)]
+            if self._bank is None:
+                return self._whole(captions)
+            return join([self._adapted(caption, key) for caption, key in zip(captions, dropout_keys, strict=True)])
 
-    def _in_step(self, caption: str | None, dropout_key: int) -> Conditioning:
-        if self._bank is None:
-            return self._whole(caption)
-        if not self._dropout:
+    def _adapted(self, caption: str | None, dropout_key: int) -> Conditioning:
+        if not self._dropout or self._bank is None:
             return self._encoded(caption)
         self._bank.dropout_keys([dropout_key], TEXT_ENCODERS)
         try:
@@ -68,12 +65,16 @@ class TrainedTexts:
         finally:
             self._bank.dropout_keys(None, TEXT_ENCODERS)
 
-    def _whole(self, caption: str | None) -> Conditioning:
-        """With a gradient for every weight, be it zero: one that is updated when its gradient comes must not wait."""
-        if caption is not None or not self._base.force_zeros_for_empty_prompt:
-            return self._encoded(caption)
-        empty = self._encoded("")
-        return Conditioning(*(torch.zeros_like(one) + 0 * one for one in (empty.text, empty.pooled)))
+    def _whole(self, captions: Sequence[str | None]) -> Conditioning:
+        """All at once, so that the gradient of the embedding of every token there is, is made once.
+
+        Each weight gets one in every step, be it zero: what is updated when its gradient comes must not wait for it.
+        """
+        found = encode_prompts(self._base, [caption or "" for caption in captions], max_tokens=self._max_tokens)
+        if not self._base.force_zeros_for_empty_prompt:
+            return found
+        said = torch.tensor([caption is not None for caption in captions], device=found.text.device)
+        return Conditioning(found.text.where(said[:, None, None], 0), found.pooled.where(said[:, None], 0))
 
     def _encoded(self, caption: str | None) -> Conditioning:
         if caption is None:

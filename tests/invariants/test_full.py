@@ -86,7 +86,7 @@ class TestFull:
     def test_killed_between_checkpoints_ends_in_the_same_weights(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        changes = WAYS["bf16, fused, text encoders"] | {"checkpoint__every_steps": 2}
+        changes = WAYS["bf16, fused, text encoders"] | {"steps": 3, "checkpoint__every_steps": 2}
         recipe = full_recipe(tmp_path, base_dir, pictures, **changes)
         assert train(recipe, tmp_path / "straight", cache_dir) == 0
         run_dir = RunDir(tmp_path / "killed")

@@ -13,12 +13,18 @@ from safetensors.torch import load_file
 
 from contracts import events
 from contracts.lora import TEXT_ENCODERS
+from contracts.memory import memory_parts
 from contracts.rundir import Completed, RunDir
+from contracts.train import parse_config
 from inference.engine import Engine, EngineRequest
 from sdxl import files as base_files
+from sdxl.base import describe
 from sdxl.files import open_base
 from sdxl.formats import read_header, save_full
+from sdxl.live import peak_bytes_of
 from tests.trainer.tiny import events_of, make_recipe, outcome_of, train, weights_of
+from trainer.texts import TrainedTexts
+from trainer.weights import load_trainable
 
 BOTH: dict[str, Any] = {
     "method": "full",
@@ -31,6 +37,7 @@ BOTH: dict[str, Any] = {
     "export__layouts": [],
     "ema": {"decay": 0.5},
 }
+DEMO_BASE = Path(__file__).parents[2] / "bases" / "emoji-xl"
 UNREAD = ("text_encoder.text_model.encoder.layers.1.", "text_encoder.text_model.final_layer_norm.")
 """SDXL reads CLIP-L's states before its last layer."""
 
@@ -118,6 +125,34 @@ class TestBothTextEncoders:
         assert train(recipe, tmp_path / "run", tmp_path / "cache", "--init-weights", str(weights)) == 1
         assert "set full.text_encoder to go on with it" in RunDir(tmp_path / "run").outcome.read_text()
         assert not (tmp_path / "cache" / "texts").exists()
+
+
+class TestPlanned:
+    def test_a_step_has_alive_what_the_plan_says(self) -> None:
+        config = parse_config(
+            {"method": "full", "precision": "fp32", "full": {"text_encoder": {}, "text_encoder_2": {}}}
+        )
+        known = describe(DEMO_BASE)
+        model = load_trainable(DEMO_BASE, config, torch.device("cpu"))
+        base, side = model.base, known.native_px // known.vae_factor
+        texts = TrainedTexts(base, None, model.compute, dropout=0.0, max_tokens=75)
+        inputs = [torch.zeros(config.batch_size, *shape) for shape in ((4, side, side), (6,))]
+
+        def step() -> None:
+            words = texts.in_step(["a cat", None, "a dog", "a bird"], range(4))
+            added = {"text_embeds": words.pooled, "time_ids": inputs[1]}
+            predicted = base.unet(inputs[0], torch.zeros(4), words.text, added_cond_kwargs=added, return_dict=False)[0]
+            (predicted - torch.zeros_like(predicted)).square().mean().backward()
+
+        flat = model.parameters
+        assert flat.gradient is not None
+        networks = [getattr(base, name) for name in ("unet", *TEXT_ENCODERS)]
+        resident = [*(p for n in networks for p in (*n.parameters(), *n.buffers())), flat.vector, flat.gradient]
+        counted = peak_bytes_of(step, ignored=[*resident, *inputs])
+        parts = memory_parts(config, known, positions=side**2, held_out=False)
+        weights = flat.vector.nbytes + sum(tensor.nbytes for tensor in model.unread.values())
+        planned = parts.weights + parts.gradients + parts.activations
+        assert planned == pytest.approx(weights + flat.gradient.nbytes + counted, rel=0.05)
 
 
 def differ(first: np.ndarray, second: np.ndarray) -> int:
