@@ -17,18 +17,17 @@ from rich.table import Table
 from contracts.base import BaseDescription
 from contracts.failures import FailureCode, PatinaError
 from contracts.fitting import ALLOWANCE_BYTES, Fitting, fit, fits
-from contracts.mixing import summarise_mixture
+from contracts.mixing import Mixture, summarise_mixture
 from contracts.plan import Plan, make_plan
 from contracts.rundir import RunDir
 from contracts.train import TrainConfig, parse_config
 from sdxl.base import describe
 from trainer.attempt import attempt
 from trainer.environment import device_name
-from trainer.images import IdentityMemory
-from trainer.mixed import read_run_data
+from trainer.inputs import look_at
 from trainer.paces import measured_seconds
 from trainer.parts import Job
-from trainer.recipe import Recipe, as_yaml, refuse_misfits
+from trainer.recipe import Recipe, as_yaml
 
 UNKNOWN_SECONDS = "unknown: probe"
 
@@ -54,9 +53,10 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
     Raises:
         PatinaError: the base or the data cannot be used, or OUT_OF_MEMORY with what to change.
     """
+    # What a run would be refused for is said before the base is hashed and its shape traced.
+    mixture = look_at(recipe, asked.cache_dir).data.mixture
     base = describe(recipe.base_dir, cache_dir=asked.cache_dir / "identities")
-    refuse_misfits(recipe.config, base.denoising)
-    planned = _planner(recipe, asked, base)
+    planned = _planner(mixture, asked, base)
     config, limit = recipe.config, asked.memory_bytes or device_bytes()
     fitting = None
     if limit is not None and not fits(planned(config), limit):
@@ -105,10 +105,8 @@ def size(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
-def _planner(recipe: Recipe, asked: Asked, base: BaseDescription) -> Callable[[TrainConfig], Plan]:
-    memory = IdentityMemory(asked.cache_dir / "pictures.jsonl")
-    data = summarise_mixture(read_run_data(recipe.datasets, memory, recipe.config.data.concept_weights).mixture)
-
+def _planner(mixture: Mixture, asked: Asked, base: BaseDescription) -> Callable[[TrainConfig], Plan]:
+    data = summarise_mixture(mixture)
     device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     def planned(config: TrainConfig) -> Plan:

@@ -15,9 +15,11 @@ from safetensors.torch import save_file
 
 import sdxl.networks
 import trainer.parts
+import trainer.planning
 from contracts.rundir import Failed, RunDir
 from sdxl.base import identity
 from tests.trainer.tiny import make_pictures, make_recipe, outcome_of, train
+from trainer.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +144,22 @@ class TestTheBase:
         assert outcome.code == "base_unreadable"
         assert "model_index.json says StableDiffusionPipeline" in outcome.message
         assert "a.png is damaged" in outcome.message
+
+
+class TestAPlan:
+    def test_is_refused_for_the_same_all_at_once_and_before_the_base_is_traced(
+        self, base_dir: Path, cache_dir: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(trainer.planning, "describe", None)
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "a.png").write_bytes(b"no picture")
+        changes = {"loss__zero_terminal_snr": True, "lora__rank_pattern": {"*.nowhere.*": 2}}
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, tmp_path / "bad", **changes)
+        assert main(["plan", str(recipe), "--cache-dir", str(cache_dir)]) == 1
+        said = capsys.readouterr().err
+        for words in ("error (invalid_input): ", "/loss/zero_terminal_snr: needs", "*.nowhere.*", "a.png is damaged"):
+            assert words in said
 
 
 class TestWeightsToStartFrom:
