@@ -17,11 +17,20 @@ ROOT = Path(__file__).parent
 LONGEST = (
     "e2e/test_the_whole_way.py",
     "invariants/test_same_result.py",
+    "worker/test_killed_worker.py",
+    "sdxl/test_lora.py",
+    "worker/test_entry_points.py",
     "patina/test_supervise.py",
+    "trainer/test_objective_run.py",
+    "trainer/test_cli.py",
+    "trainer/test_run.py",
+    "invariants/test_full.py",
+    "worker/test_generate.py",
     "patina/test_sending.py",
+    "trainer/test_mixed_run.py",
     "e2e/test_round_trip.py",
 )
-"""By measured time of one run on two cores; a file that is not named here comes in its usual place after them."""
+"""By measured time on two busy cores; a file that is not named here comes in its usual place after them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

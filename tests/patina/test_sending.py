@@ -139,7 +139,11 @@ class TestSend:
 
     @pytest.mark.parametrize(
         "limits",
-        [{"PATINA_MAX_UPLOAD_FILES": "1"}, {"PATINA_MAX_UPLOAD_FILES": "3"}, {"PATINA_MAX_UPLOAD_BYTES": "2700"}],
+        [
+            {"PATINA_MAX_UPLOAD_FILES": "1"},
+            pytest.param({"PATINA_MAX_UPLOAD_FILES": "3"}, marks=pytest.mark.slow),
+            {"PATINA_MAX_UPLOAD_BYTES": "2700"},
+        ],
     )
     def test_a_server_that_takes_only_small_requests_gets_them(
         self, tmp_path: Path, folder: Path, limits: dict[str, str]
