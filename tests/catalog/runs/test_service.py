@@ -134,7 +134,7 @@ class TestCreate:
             "/overrides/stepz",
             "/overrides/optimizer.learning_rate",
         }
-        assert "check the spelling" in errors["/overrides/stepz"]
+        assert "did you mean steps?" in errors["/overrides/stepz"]
         with pytest.raises(AssertionError, match="nothing to claim"):
             make.claim(Queue.TRAIN)
 
