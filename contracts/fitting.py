@@ -104,8 +104,11 @@ def _ladder(config: TrainConfig, side_px: int) -> Iterator[tuple[dict[str, Any],
     batch, accumulation = config.batch_size, config.gradient_accumulation_steps
     while batch > 1 and batch % 2 == 0:
         batch, accumulation = batch // 2, accumulation * 2
-        changes = {"batch_size": batch, "gradient_accumulation_steps": accumulation}
-        yield changes, "the same result in more, smaller passes"
+        if config.full.adds_gradients:
+            changes = {"batch_size": batch, "gradient_accumulation_steps": accumulation}
+            yield changes, "the same result in more, smaller passes"
+        else:
+            yield {"batch_size": batch}, "fewer pictures in a step, as gradients cannot be added up here"
     if not config.gradient_checkpointing:
         yield {"gradient_checkpointing": True}, "the same result, about a third slower"
     if config.held_out.timesteps > 1:

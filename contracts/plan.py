@@ -119,6 +119,7 @@ def export_bytes(config: TrainConfig, base: BaseDescription) -> int:
 
 def step_shape(config: TrainConfig) -> tuple[object, ...]:
     """What the seconds of a step depend on, besides the base, the device and the number of processes."""
+    lora, full, texts = config.lora, config.full, config.trained_text_encoders
     return (
         config.method,
         config.batch_size,
@@ -128,7 +129,12 @@ def step_shape(config: TrainConfig) -> tuple[object, ...]:
         config.data.resolution_px,
         config.optimizer.kind,
         config.prior is not None,
-        *((config.lora.rank, config.lora.targets) if config.method == "lora" else (config.full.model_dump(),)),
+        *((lora.rank, lora.targets) if config.method == "lora" else (full.master_weights, full.fused_backward)),
+        # Added where they are used alone, so that what was measured of steps without them counts on.
+        *(("texts", texts) if texts else ()),
+        *(("quantize", config.quantize) if config.quantize else ()),
+        *(("dora",) if config.method == "lora" and lora.dora else ()),
+        *(("dropout",) if config.method == "lora" and lora.dropout else ()),
     )
 
 

@@ -40,6 +40,11 @@ class FullSettings(Frozen):
     """Update each parameter in the backward pass and free its gradient at once: no more than one is ever held."""
 
     @property
+    def adds_gradients(self) -> bool:
+        """Whether those of several backward passes can be added up."""
+        return not self.fused_backward and self.master_weights == "fp32"
+
+    @property
     def text_encoders(self) -> dict[str, FullTextSettings]:
         """Those that are trained, by diffusers' names of them."""
         both = zip(TEXT_ENCODERS, (self.text_encoder, self.text_encoder_2), strict=True)

@@ -243,7 +243,7 @@ class TrainConfig(Frozen):
         broken += objective_contradictions(
             self.loss,
             self.prior,
-            adds_gradients=not self.full.fused_backward and self.full.master_weights == "fp32",
+            adds_gradients=self.full.adds_gradients,
             random_crop=self.data.crop == "random",
         )
         if broken:

@@ -188,10 +188,11 @@ def _checkpoint_words(whole: Whole, out: Path) -> dict[str, str]:
 
 
 def _copy(folder: Path, out: Path) -> None:
-    """The files of a folder. Unlike shutil's copytree it says of a full disk what the system said."""
+    """The files of a folder, not its folders. Unlike shutil's copytree it says of a full disk what the system said."""
     out.mkdir()
     for path in sorted(folder.iterdir()):
-        shutil.copyfile(path, out / path.name)
+        if path.is_file():
+            shutil.copyfile(path, out / path.name)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from contracts.loading import loading
@@ -50,8 +51,12 @@ with loading(), _unseen("bitsandbytes"):
     from transformers.optimization import Adafactor
 
 
+@cache
 def bitsandbytes(part: str) -> Any:
-    """A part of the library, ``optim`` or ``functional``; whoever configures a run has made sure that it is here."""
+    """A part of the library, ``optim`` or ``functional``; whoever configures a run has made sure that it is here.
+
+    Loaded once: quantised layers ask for it in every pass, and settling what is logged takes a tenth of a millisecond.
+    """
     # It recommends a further library when it is loaded.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return importlib.import_module(f"bitsandbytes.{part}")

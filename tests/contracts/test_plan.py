@@ -7,7 +7,7 @@ import pytest
 from contracts.base import BaseDescription, Family
 from contracts.dataset import DatasetSummary
 from contracts.fitting import ALLOWANCE_BYTES, fit, fits, parse_bytes
-from contracts.plan import Plan, make_plan
+from contracts.plan import Plan, make_plan, step_shape
 from contracts.train import TrainConfig, parse_config
 from tests.profiles import small_profile
 
@@ -108,6 +108,29 @@ class TestMakePlan:
         assert plan.epochs == 3.0
 
 
+class TestStepShape:
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"quantize": "nf4"},
+            {"lora.dora": True},
+            {"lora.dropout": 0.1},
+            {"lora.text_encoder": {}},
+            {"lora.text_encoder": {}, "lora.text_encoder_2": {}},
+            {"method": "full"},
+            {"method": "full", "full.text_encoder_2": {}},
+        ],
+    )
+    def test_is_another_where_a_step_takes_another_time(self, changes: dict[str, Any]) -> None:
+        ways = [{}, {"lora.text_encoder": {}}, {"method": "full"}]
+        others = [step_shape(config(**way)) for way in ways if way != changes]
+        assert step_shape(config(**changes)) not in others
+
+    def test_is_the_same_whatever_is_learned_how_fast(self) -> None:
+        full = {"method": "full", "full.text_encoder": {}}
+        assert step_shape(config(**full)) == step_shape(config(**full, **{"full.text_encoder.learning_rate": 1e-5}))
+
+
 class TestFit:
     def test_the_gentlest_change_that_does_is_the_only_one(self) -> None:
         given = config()
@@ -127,6 +150,13 @@ class TestFit:
             (change.memory_total for change in found.changes), reverse=True
         )
         assert planned(found.applied(given)).memory_total == found.changes[-1].memory_total
+
+    @pytest.mark.parametrize("full", [{"fused_backward": True}, {"master_weights": "bf16-stochastic"}])
+    def test_takes_fewer_pictures_where_gradients_cannot_be_added_up(self, full: dict[str, Any]) -> None:
+        given = parse_config(SETTINGS | {"method": "full", "full": full, "optimizer": {"max_grad_norm": None}})
+        found = fit(given, planned(given).memory_total - 1 + ALLOWANCE_BYTES, planned, 1024)
+        assert found.fits
+        assert found.overrides == {"batch_size": 2}
 
     def test_says_when_nothing_helps(self) -> None:
         assert not fit(config(), ALLOWANCE_BYTES + 1_000_000, planned, 1024).fits

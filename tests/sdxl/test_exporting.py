@@ -124,6 +124,15 @@ class TestFineTune:
         back = json.loads((tmp_path / "back" / "scheduler" / "scheduler_config.json").read_text())
         assert back["prediction_type"] == "v_prediction"
 
+    def test_leaves_out_folders_that_lie_among_a_tokenizers_files(self, tiny_base, tmp_path):
+        base = tmp_path / "base"
+        shutil.copytree(tiny_base, base)
+        (base / "tokenizer" / ".cache").mkdir()
+        export_folder(open_whole(open_base(base)), tmp_path / "out")
+        assert {path.name for path in (tmp_path / "out" / "tokenizer").iterdir()} == {
+            path.name for path in (tiny_base / "tokenizer").iterdir()
+        }
+
     def test_of_another_base_is_refused_before_anything_is_written(self, tiny_base, fine_tune, tmp_path):
         save_full(fine_tune, load_file(fine_tune), make_header(**FULL))
         with pytest.raises(PatinaError) as caught:

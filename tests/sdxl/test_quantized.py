@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import sdxl.networks
+import sdxl.stock
 from contracts.precision import Quantization
 from sdxl.base import load_base
 from sdxl.lora import attach
@@ -66,6 +67,13 @@ class TestQuantizedLinear:
     def test_takes_the_bytes_it_promises(self, kind: Quantization) -> None:
         layer, _ = make_pair(kind, torch.bfloat16)
         assert layer.packed.nbytes / (384 * 256) == {"nf4": 0.5, "int8": 1.0}[kind]
+
+    def test_looks_for_its_library_once_and_not_in_every_pass(
+        self, kind: Quantization, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        layer, _ = make_pair(kind, torch.float32)
+        monkeypatch.setattr(sdxl.stock, "importlib", None)
+        layer(torch.randn(3, 256, requires_grad=True)).sum().backward()
 
     def test_keeps_no_dense_weight_for_the_backward_pass(self, kind: Quantization) -> None:
         layer, _ = make_pair(kind, torch.float32)
