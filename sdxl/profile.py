@@ -30,7 +30,7 @@ from sdxl.trace import COMPUTE, RANK, TOKENS, trace_sampling, trace_text, trace_
 TARGET_SETS: tuple[TargetSet, ...] = get_args(TargetSet)
 TRACED_TEXT = Adaptation(rank=RANK, alpha=RANK)
 """Of a text encoder."""
-VERSION = 2
+VERSION = 3
 """Of what is traced; a change of the layers, or of what a step keeps, makes what was traced before worthless."""
 KNOWN = Path(__file__).parents[1] / "bases" / "profiles"
 """Profiles by the digest of the shape they are of, and the name of a base that has it."""

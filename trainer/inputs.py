@@ -54,7 +54,8 @@ def look_at(recipe: Recipe, cache_dir: Path) -> Inputs:
     config, refused, parent = recipe.config, Refusals(), None
     with refused.asking():
         base = load_base(recipe.base_dir, dtype=torch.float32, components=frozenset())
-        refuse_misfits(config, base.denoising)
+        with refused.asking():
+            refuse_misfits(config, base.denoising)
         dialect = published_dialect(config, base.files)
     with refused.asking():
         check_patterns(recipe.base_dir, config)

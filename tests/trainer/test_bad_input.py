@@ -6,6 +6,7 @@ A full disk is in test_room.py, a loss that is no number in test_run.py.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,17 @@ class TestTheBase:
         assert outcome.code == "base_unreadable"
         assert "model_index.json says StableDiffusionPipeline" in outcome.message
         assert "a.png is damaged" in outcome.message
+
+    def test_one_that_neither_the_objective_nor_the_weights_form_fits(
+        self, refused: Any, base_dir: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(base_dir, tmp_path / "base")
+        config = tmp_path / "base" / "unet" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"layers_per_block": 3}))
+        outcome, _ = refused("loss.zero_terminal_snr=true", "output_dialect=kohya", base=tmp_path / "base")
+        assert outcome.code == "invalid_input"
+        assert "/loss/zero_terminal_snr: needs v-prediction" in outcome.message
+        assert "/output_dialect: kohya's names count two layers a block" in outcome.message
 
 
 class TestAPlan:
