@@ -10,7 +10,7 @@ WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? c
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help setup demo up test test-slow test-full check format demo-base demo-base-eval demo-data bench-ingest bench-train compat clean
+.PHONY: help setup demo up test test-slow test-full check format demo-base demo-base-eval demo-data bench-ingest bench-train bench-plan compat clean
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ bench-ingest: $(STAMP) ## Ingest against bare decode and encode of the same file
 
 bench-train: $(STAMP) ## The trainer beside its floor and diffusers' example script; FULL=1 at full size, AGAIN=1 anew, PEER_DIR=DIR
 	$(BIN)/python -m benchmarks.train $(if $(FULL),--full) $(if $(AGAIN),--again)
+
+bench-plan: $(STAMP) ## Planned memory beside counted tensor bytes and the rise of RSS, 21 configurations; FULL_BASE=DIR, AGAIN=1 anew
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.plan $(if $(FULL_BASE),--full-base $(FULL_BASE)) $(if $(AGAIN),--again)
 
 compat: $(STAMP) ## ComfyUI's, sd-scripts' and Forge's own loaders over our files: make compat PEER_DIR=folder with clones of them
 	@test -n "$(PEER_DIR)" || { echo "PEER_DIR is not set: make compat PEER_DIR=folder with clones of the peers"; exit 2; }

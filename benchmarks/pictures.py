@@ -12,8 +12,8 @@ COARSE = 8
 """Side of what is drawn before it is enlarged."""
 
 
-def write_pictures(folder: Path, count: int, side_px: int) -> Path:
-    """Write ``count`` PNG, all to train on, and their metadata.jsonl; the same arguments give the same files."""
+def write_pictures(folder: Path, count: int, side_px: int, *, held_out: int = 0) -> Path:
+    """Write ``count`` PNG, the last ``held_out`` not to train on, and their metadata.jsonl; always the same files."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = np.random.default_rng(0)
     lines = []
@@ -21,6 +21,7 @@ def write_pictures(folder: Path, count: int, side_px: int) -> Path:
         pixels = drawn.integers(0, 256, (COARSE, COARSE, 3), dtype=np.uint8)
         image = Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.BICUBIC)
         image.save(folder / f"{number}.png")
-        lines.append(json.dumps({"file_name": f"{number}.png", "text": f"shapes, number {number}", "split": "train"}))
+        split = "train" if number < count - held_out else "held_out"
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": f"shapes, number {number}", "split": split}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return folder

@@ -46,6 +46,13 @@ class TensorEntry(NamedTuple):
     sha256: str
 
 
+FULL, AUTOCAST = "full", "+autocast"
+"""Training the whole UNet, and doing so in fp32 while autocast computes in another type."""
+DORA, DROPOUT = "+dora", "+dropout"
+WAYS = ("", DORA, DROPOUT, DORA + DROPOUT)
+"""Of training adapters: what is kept of a step differs."""
+
+
 class StepFootprints(Frozen):
     """What a training step has alive beyond weights, gradients and optimiser."""
 
@@ -57,8 +64,14 @@ class BaseProfile(Frozen):
     """What planning needs to know of a base, traced once for its shape; see sdxl/profile.py."""
 
     unet_parameters: int
-    unet_linear_weights: int
-    """Of the UNet's parameters, those that are weights of linear layers, which quantising packs."""
+    unet_largest: int
+    """Numbers of its largest parameter."""
+    packed_weights: int
+    """Of the UNet's parameters, those that quantising packs."""
+    packed_rows: int
+    """Outputs of the layers they are of, all together."""
+    packed_largest: int
+    """Numbers of the largest of these layers' weights, which are made dense one at a time."""
     unet_rows_and_columns: int
     """Of all its matrices together, a kernel counting as [out, in x k x k], and the elements of what is no matrix."""
     text_encoder_parameters: int
@@ -76,10 +89,11 @@ class BaseProfile(Frozen):
     """Layers a target set adds to the smaller ones: name -> (inputs, outputs), so rank x their sum parameters."""
     text_modules: dict[str, dict[str, tuple[int, int]]]
     """The same of each text encoder, by diffusers' names of them."""
-    steps: dict[TargetSet | Literal["full"], StepFootprints]
-    """Of training adapters on a target set, or the whole UNet."""
+    steps: dict[str, StepFootprints]
+    """Of training adapters on a target set in one of ``WAYS``, such as attn-ff+dora, or the whole UNet."""
     text_steps: dict[str, Footprint]
-    """Of training adapters on a text encoder: what is kept of a caption for each image until the backward pass."""
+    """Of training adapters on a text encoder in one of ``WAYS``: what is kept of a caption for each image until the
+    backward pass."""
     full_text_steps: dict[str, Footprint]
     """The same of training the whole encoder."""
     sampling: Footprint

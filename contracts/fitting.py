@@ -5,22 +5,19 @@ Knows nothing about devices: what their drivers and kernels take beside tensors 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from contracts.config import Frozen
-from contracts.plan import Plan
+from contracts.failures import FailureCode, InvalidInput, PatinaError
+from contracts.sizes import GIB, size
 from contracts.train import TrainConfig, parse_config
 
-GIB = 2**30
 ALLOWANCE_BYTES = GIB
 """Left to what is not a tensor: a driver's context, kernels' work space, gaps between tensors. A guess, unproven."""
 LOWEST_RANK = 4
 LOWEST_SIDE = 512
 """The side below which SDXL itself stops making pictures; smaller bases are not shrunk."""
-
-_SIZES = {"MB": 2**20, "MIB": 2**20, "GB": GIB, "GIB": GIB, "TB": 2**40, "TIB": 2**40}
 
 
 class Change(Frozen):
@@ -48,50 +45,61 @@ class Fitting(Frozen):
         return parse_config(config.model_dump(mode="json"), self.overrides)
 
 
-def parse_bytes(text: str) -> int:
-    """``8GB`` as bytes; GB as it is meant of graphics cards, 2^30 of them.
-
-    Raises:
-        ValueError: it is no size.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
-    if not found or found[2].upper() not in _SIZES:
-        raise ValueError(f"{text!r} is no amount of memory such as 8GB or 12.5GiB")
-    return int(float(found[1]) * _SIZES[found[2].upper()])
+def fits(taken_bytes: int, memory_bytes: int) -> bool:
+    """Whether a run whose tensors take so much leaves the allowance free."""
+    return taken_bytes + ALLOWANCE_BYTES <= memory_bytes
 
 
-def fits(plan: Plan, memory_bytes: int) -> bool:
-    """Whether a run's tensors leave the allowance free."""
-    return plan.memory_total + ALLOWANCE_BYTES <= memory_bytes
-
-
-def fit(config: TrainConfig, memory_bytes: int, planned: Callable[[TrainConfig], Plan], side_px: int) -> Fitting:
+def fit(config: TrainConfig, memory_bytes: int, taken: Callable[[TrainConfig], int], side_px: int) -> Fitting:
     """Climb the ladder until the run fits, then take back every rung that was not needed.
 
     Args:
-        planned: the plan of a config.
+        taken: bytes that the tensors of a config's run take.
         side_px: resolution that the config trains at.
     """
-    taken: list[tuple[dict[str, Any], str]] = []
-    current = config
+    rungs: list[tuple[dict[str, Any], str]] = []
+    reached = taken(config)
     for overrides, why in _ladder(config, side_px):
-        if fits(planned(current), memory_bytes):
+        if fits(reached, memory_bytes):
             break
-        changed = _changed(config, [*taken, (overrides, why)])
-        if planned(changed).memory_total < planned(current).memory_total:
-            taken.append((overrides, why))
-            current = changed
-    reached = fits(planned(current), memory_bytes)
-    if reached:
-        for rung in list(taken):
-            without = [other for other in taken if other is not rung]
-            if fits(planned(_changed(config, without)), memory_bytes):
-                taken = without
+        try:
+            with_it = taken(_changed(config, [*rungs, (overrides, why)]))
+        except InvalidInput:
+            continue  # such as accumulation beside gradients that are freed at once
+        if with_it < reached:
+            rungs.append((overrides, why))
+            reached = with_it
+    if fits(reached, memory_bytes):
+        for rung in list(rungs):
+            without = [other for other in rungs if other is not rung]
+            if fits(taken(_changed(config, without)), memory_bytes):
+                rungs = without
     changes = [
-        Change(overrides=overrides, why=why, memory_total=planned(_changed(config, taken[: number + 1])).memory_total)
-        for number, (overrides, why) in enumerate(taken)
+        Change(overrides=overrides, why=why, memory_total=taken(_changed(config, rungs[: number + 1])))
+        for number, (overrides, why) in enumerate(rungs)
     ]
-    return Fitting(changes=tuple(changes), fits=reached)
+    return Fitting(changes=tuple(changes), fits=fits(reached, memory_bytes))
+
+
+def does_not_fit(taken_bytes: int, memory_bytes: int, fitting: Fitting) -> PatinaError:
+    """OUT_OF_MEMORY, with the changes that make the run fit in its hint."""
+    changes = [
+        f"{' '.join(f'{key}={word(value)}' for key, value in change.overrides.items())} ({change.why}: "
+        f"{size(change.memory_total)})"
+        for change in fitting.changes
+    ]
+    told = "; ".join(changes) or "nothing that is known"
+    return PatinaError(
+        FailureCode.OUT_OF_MEMORY,
+        f"The run's tensors take {size(taken_bytes)}, and {size(ALLOWANCE_BYTES)} is kept free beside them: more than "
+        f"the {size(memory_bytes)} there are.",
+        f"It fits with {told}." if fitting.fits else f"It would not fit even with {told}.",
+    )
+
+
+def word(value: object) -> str:
+    """A setting's value as it is written on a command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
 
 def _changed(config: TrainConfig, rungs: list[tuple[dict[str, Any], str]]) -> TrainConfig:
@@ -117,6 +125,12 @@ def _ladder(config: TrainConfig, side_px: int) -> Iterator[tuple[dict[str, Any],
         yield {"optimizer.kind": "adamw8bit"}, "the optimiser's state in a quarter"
     if config.preview.prompts:
         yield {"preview.prompts": []}, "no previews, which need the VAE beside the model"
+    if config.method == "lora":
+        # Dettmers et al. 2022 (arXiv:2208.07339) and 2023 (arXiv:2305.14314): what is lost in 8 bits is hardly seen.
+        if config.quantize is None:
+            yield {"quantize": "int8"}, "the frozen transformers in 8 bits"
+        if config.quantize != "nf4":
+            yield {"quantize": "nf4"}, "the frozen transformers in 4 bits"
     rank = config.lora.rank if config.method == "lora" else 0
     while rank // 2 >= LOWEST_RANK:
         rank //= 2

@@ -8,16 +8,21 @@ and what importing the libraries takes, is not in it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from contracts.base import BaseDescription
+from contracts.base import AUTOCAST, DORA, DROPOUT, FULL, BaseDescription
 from contracts.config import Frozen
 from contracts.footprint import FULL_PRECISION, Work
 from contracts.lora import UNET
 from contracts.optimizers import ADAFACTOR_BYTES, STATE_BYTES
+from contracts.precision import PACKED_BYTES, PACKED_ROW_BYTES
 from contracts.train import TrainConfig
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """A number of each compute type."""
+ALIGNMENT = 256
+"""Trained parameters lie in one vector, each from a multiple of so many numbers on: no block of an 8-bit state has
+numbers of two."""
 
 
 class MemoryParts(Frozen):
@@ -35,12 +40,16 @@ class MemoryParts(Frozen):
     it was counted."""
     encoding: int = 0
     """What encoding images and captions needs before the model is loaded; likewise."""
+    loading: int = 0
+    """The weights of a full fine-tune as they were read, beside those that are trained, until these are filled."""
+    update: int = 0
+    """What the optimiser's step needs instead of a step's activations."""
 
     @property
     def total(self) -> int:
         """The peak of the run."""
         resident = self.weights + self.adapters + self.gradients + self.optimizer
-        return max(self.encoding, resident + max(self.activations, self.vae))
+        return max(self.encoding, self.loading, resident + max(self.activations, self.vae, self.update))
 
 
 def trainable_parameters(config: TrainConfig, base: BaseDescription) -> int:
@@ -70,50 +79,98 @@ def memory_parts(config: TrainConfig, base: BaseDescription, *, positions: int, 
     """
     profile = base.profile
     full = config.method == "full"
-    trained = trainable_parameters(config, base)
+    trained = laid_out(config, base)
     bytes_each = BYTES[config.precision]
+    # A quantised layer is made dense while it computes; int8 by way of fp32.
+    dense = profile.packed_largest * bytes_each if config.quantize else 0
+    if config.quantize == "int8" and bytes_each != FULL_PRECISION:
+        dense += profile.packed_largest * FULL_PRECISION
 
     def work(images: int, component: str = UNET) -> Work:
         rank = 0.0 if full else _mean_rank(component, config, base)
         return Work(images=images, positions=positions, rank=rank, bytes_each=bytes_each)
 
-    steps = profile.steps["full" if full else config.lora.targets]
-    footprint = steps.checkpointed if config.gradient_checkpointing else steps.plain
-    step = footprint.peak_bytes(work(config.batch_size))
-    texts = config.trained_text_encoders
-    of_texts = [(profile.full_text_steps if full else profile.text_steps)[name] for name in texts]
-    step += sum(one.peak_bytes(work(config.batch_size, name)) for name, one in zip(texts, of_texts, strict=True))
     kept_bytes = weight_bytes(config)
-    if full and kept_bytes != bytes_each:
-        # Autocast keeps norms and sums in fp32 and a copy of each weight in the compute type. Not traced: counted as a
-        # step in fp32 and the copies.
-        in_fp32 = work(config.batch_size).model_copy(update={"bytes_each": FULL_PRECISION})
-        step = sum(one.peak_bytes(in_fp32) for one in (footprint, *of_texts)) + trained * bytes_each
-    if full and texts:
+    way = _way(config, config.lora.targets)
+    steps = profile.steps[way]
+    footprint = steps.checkpointed if config.gradient_checkpointing else steps.plain
+    step = footprint.peak_bytes(work(config.batch_size)) + dense + _text_step_bytes(config, base, work)
+    if full and config.trained_text_encoders:
         # The last gradients that are made, those of the tokens' embeddings, are as large as these and made whole.
-        step = max(step, max(profile.text_largest[name] for name in texts) * kept_bytes)
-    measuring = profile.sampling.peak_bytes(work(config.held_out.timesteps)) if held_out else 0
+        step = max(step, max(profile.text_largest[name] for name in config.trained_text_encoders) * kept_bytes)
+    update = update_bytes(config, base)
+    if config.full.fused_backward:
+        # The largest parameters lie in the middle of the network: half of what is kept is gone when their turn comes.
+        step, update = max(step, step // 2 + update), 0
+    # Without gradients too, autocast keeps its copies of the weights for a whole pass.
+    beside = dense + (profile.unet_parameters * bytes_each if way.endswith(AUTOCAST) else 0)
+    measuring = profile.sampling.peak_bytes(work(config.held_out.timesteps)) + beside if held_out else 0
     one_picture = Work(images=1, positions=positions)
     vae_weights = profile.vae_parameters * FULL_PRECISION
     vae = 0
     if config.preview.prompts:
         guided = config.preview.guidance_scale > 1
-        sampling = profile.sampling.peak_bytes(work(preview_images(config) * (2 if guided else 1)))
+        sampling = profile.sampling.peak_bytes(work(preview_images(config) * (2 if guided else 1))) + beside
         vae = vae_weights + max(sampling, profile.vae_decoding.peak_bytes(one_picture))
-    # Both encoders stay where one is trained, as a prompt is read by both.
-    resident = profile.unet_parameters + (profile.text_encoder_parameters if texts else 0)
+    weights = resting_bytes(config, base)
     # Class pictures' gradients are added to those of their slice before these join the other slices'.
     sums = 2 if config.prior is not None and config.gradient_accumulation_steps > 1 else 1
+    gradients = 0 if config.full.fused_backward else trained * (kept_bytes if full else FULL_PRECISION) * sums
     return MemoryParts(
-        weights=resident * kept_bytes,
+        weights=weights,
         adapters=0 if full else trained * FULL_PRECISION,
-        gradients=0 if config.full.fused_backward else trained * (kept_bytes if full else FULL_PRECISION) * sums,
+        gradients=gradients,
         optimizer=optimizer_bytes(config, base) + average_bytes(config, base),
         activations=max(step, measuring),
         vae=vae,
         encoding=max(
             vae_weights + profile.vae_encoding.peak_bytes(one_picture), profile.text_encoder_parameters * FULL_PRECISION
         ),
+        loading=weights + trained * kept_bytes + gradients if full else 0,
+        update=update,
+    )
+
+
+def _text_step_bytes(config: TrainConfig, base: BaseDescription, work: Callable[[int, str], Work]) -> int:
+    """What a step keeps of its captions for text encoders in training."""
+    profile, total = base.profile, 0
+    for name in config.trained_text_encoders:
+        if config.method == "lora":
+            total += profile.text_steps[_way(config, name)].peak_bytes(work(config.batch_size, name))
+        elif _way(config, name) == FULL:
+            total += profile.full_text_steps[name].peak_bytes(work(config.batch_size, name))
+        else:
+            # Autocast is not traced of an encoder: counted as a step in fp32, and copies of what is trained.
+            in_fp32 = work(config.batch_size, name).model_copy(update={"bytes_each": FULL_PRECISION})
+            total += profile.full_text_steps[name].peak_bytes(in_fp32)
+            total += profile.text_trained[name] * BYTES[config.precision]
+    return total
+
+
+def resting_bytes(config: TrainConfig, base: BaseDescription) -> int:
+    """Of the networks that stay in memory, adapters aside."""
+    profile, bytes_each = base.profile, weight_bytes(config)
+    # Both encoders stay where one is trained, as a prompt is read by both.
+    texts = profile.text_encoder_parameters if config.trains_text else 0
+    if config.quantize is None:
+        return (profile.unet_parameters + texts) * bytes_each
+    dense = (profile.unet_parameters - profile.packed_weights + texts) * bytes_each
+    rows = profile.packed_rows * PACKED_ROW_BYTES[config.quantize]
+    return dense + rows + math.ceil(profile.packed_weights * PACKED_BYTES[config.quantize])
+
+
+def laid_out(config: TrainConfig, base: BaseDescription) -> int:
+    """Numbers of the vector that is trained, the gaps in it counted where they weigh: those between small adapters."""
+    if config.method == "full":
+        return trainable_parameters(config, base)
+
+    def aligned(numbers: int) -> int:
+        return math.ceil(numbers / ALIGNMENT) * ALIGNMENT
+
+    return sum(
+        aligned(how.rank_of(name) * inputs) + aligned(how.rank_of(name) * outputs) + how.dora * aligned(outputs)
+        for component, how in config.lora.adaptations().items()
+        for name, (inputs, outputs) in _layers(component, config, base).items()
     )
 
 
@@ -126,13 +183,13 @@ def weight_bytes(config: TrainConfig) -> int:
 
 def average_bytes(config: TrainConfig, base: BaseDescription) -> int:
     """The moving average of everything that is trained, in fp32."""
-    return 0 if config.ema is None else trainable_parameters(config, base) * FULL_PRECISION
+    return 0 if config.ema is None else laid_out(config, base) * FULL_PRECISION
 
 
 def optimizer_bytes(config: TrainConfig, base: BaseDescription) -> int:
     """What the optimiser keeps between steps."""
     if config.optimizer.kind != "adafactor":
-        return math.ceil(trainable_parameters(config, base) * STATE_BYTES[config.optimizer.kind])
+        return math.ceil(laid_out(config, base) * STATE_BYTES[config.optimizer.kind])
     if config.method == "full":
         texts = sum(base.profile.text_rows_and_columns[name] for name in config.full.text_encoders)
         return (base.profile.unet_rows_and_columns + texts) * ADAFACTOR_BYTES
@@ -143,9 +200,31 @@ def optimizer_bytes(config: TrainConfig, base: BaseDescription) -> int:
     return total * ADAFACTOR_BYTES
 
 
+def update_bytes(config: TrainConfig, base: BaseDescription) -> int:
+    """Copies that updating the largest parameter makes; where all are updated by one kernel there is none."""
+    if config.method == "lora":
+        return 0
+    # HF's Adafactor has two at once of the size of what it updates.
+    own = 2 * FULL_PRECISION if config.optimizer.kind == "adafactor" else 0
+    if config.full.master_weights == "bf16-stochastic":
+        # Weight and gradient in fp32; then the bits that decide the rounding, and what is rounded.
+        own = 2 * FULL_PRECISION + max(own, FULL_PRECISION + BYTES["bf16"])
+    elif config.full.fused_backward:
+        # For the norm.
+        own = max(own, FULL_PRECISION)
+    return base.profile.unet_largest * own
+
+
 def preview_images(config: TrainConfig) -> int:
     """Pictures sampled together in a preview; guidance doubles them."""
     return max(1, min(config.batch_size // 2, len(config.preview.prompts)))
+
+
+def _way(config: TrainConfig, what: str) -> str:
+    """By what name a profile has the step of a target set or text encoder, or of the whole UNet."""
+    if config.method == "full":
+        return FULL if weight_bytes(config) == BYTES[config.precision] else FULL + AUTOCAST
+    return what + (DORA if config.lora.dora else "") + (DROPOUT if config.lora.dropout else "")
 
 
 def _mean_rank(component: str, config: TrainConfig, base: BaseDescription) -> float:

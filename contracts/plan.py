@@ -11,6 +11,7 @@ from contracts.base import BaseDescription
 from contracts.buckets import bucket_table, default_step_px, place
 from contracts.config import Frozen
 from contracts.dataset import DatasetSummary
+from contracts.fitting import Fitting, fit, fits
 from contracts.footprint import FULL_PRECISION
 from contracts.memory import (
     BYTES,
@@ -47,9 +48,11 @@ class Plan(Frozen):
     memory: MemoryParts
     memory_total: int
     disk_bytes: int
-    """Checkpoints (one more than are kept), weights, exports, and what is cached of images and captions."""
+    """Checkpoints at their most, weights, exports, and what is cached of images and captions."""
     seconds_per_step: float | None
     """From measured runs of this base, device and shape; null when there is none: probe."""
+    fitting: Fitting | None = None
+    """What makes the run fit the memory that was asked about; null when it does, or none was asked about."""
 
 
 def make_plan(
@@ -61,7 +64,7 @@ def make_plan(
     seconds_per_step: float | None = None,
 ) -> Plan:
     """Predict what ``config`` takes on ``base`` with ``dataset``; under 10 ms."""
-    resolution = config.data.resolution_px or base.native_px
+    resolution, held_out = config.data.resolution_px or base.native_px, dataset.held_out_images > 0
     step_px = config.data.bucket_step_px or default_step_px(base.native_px)
     table = bucket_table(resolution, step_px, config.data.max_aspect)
     buckets: dict[str, int | float] = {}
@@ -76,16 +79,10 @@ def make_plan(
     global_batch = config.batch_size * config.gradient_accumulation_steps * processes
     steps_per_epoch = sum(_steps(count, global_batch) for count in buckets.values())
     trainable = trainable_parameters(config, base)
-    latent = (resolution // base.vae_factor) ** 2
-    memory = memory_parts(config, base, positions=latent, held_out=dataset.held_out_images > 0)
+    memory = memory_of(config, base, held_out=held_out)
     images = dataset.train_images + dataset.held_out_images
     views = images + (dataset.train_images if config.data.flip else 0)
-    caption_bytes = base.profile.text_features * BYTES[config.precision]
-    weights_bytes = trainable * (weight_bytes(config) if config.method == "full" else FULL_PRECISION)
-    # The next checkpoint is written before the oldest one goes.
-    checkpoints = (config.checkpoint.keep + 1) * (
-        weights_bytes + optimizer_bytes(config, base) + average_bytes(config, base)
-    )
+    checkpoints = most_checkpoints(config, held_out=held_out) * checkpoint_bytes(config, base)
     return Plan(
         images=dataset.train_images,
         held_out_images=dataset.held_out_images,
@@ -100,10 +97,10 @@ def make_plan(
         memory=memory,
         memory_total=memory.total,
         disk_bytes=checkpoints
-        + weights_bytes
+        + weights_file_bytes(config, base)
         + export_bytes(config, base)
-        + views * latent * base.latent_channels * LATENT_BYTES
-        + images * caption_bytes,
+        + views * _positions(config, base) * base.latent_channels * LATENT_BYTES
+        + images * base.profile.text_features * BYTES[config.precision],
         seconds_per_step=seconds_per_step,
     )
 
@@ -115,6 +112,43 @@ def export_bytes(config: TrainConfig, base: BaseDescription) -> int:
     profile = base.profile
     numbers = profile.unet_parameters + profile.text_encoder_parameters + profile.vae_parameters
     return len(config.export.layouts) * numbers * BYTES[config.export.precision]
+
+
+def memory_of(config: TrainConfig, base: BaseDescription, *, held_out: bool) -> MemoryParts:
+    """What ``config`` takes on ``base``; ``held_out`` says whether there are images to measure on."""
+    return memory_parts(config, base, positions=_positions(config, base), held_out=held_out)
+
+
+def fitted(config: TrainConfig, base: BaseDescription, *, held_out: bool, memory_bytes: int) -> Fitting | None:
+    """What to change so that a run fits; None when it does as it is."""
+
+    def taken(changed: TrainConfig) -> int:
+        return memory_of(changed, base, held_out=held_out).total
+
+    if fits(taken(config), memory_bytes):
+        return None
+    return fit(config, memory_bytes, taken, config.data.resolution_px or base.native_px)
+
+
+def most_checkpoints(config: TrainConfig, *, held_out: bool) -> int:
+    """How many checkpoints lie on the disk at once at most."""
+    every, judged = config.checkpoint.every_steps, config.held_out.every_steps
+    best = held_out and config.held_out.keep_best and judged is not None
+    # The last step is always saved, and the best when it is measured.
+    saved = 1 + (config.steps // every if every else 0) + (config.steps // judged if best and judged else 0)
+    # The next one is written before the oldest goes; the best stays beside the newest.
+    return min(config.checkpoint.keep + 1 + int(best), saved)
+
+
+def checkpoint_bytes(config: TrainConfig, base: BaseDescription) -> int:
+    """Of one checkpoint."""
+    return weights_file_bytes(config, base) + optimizer_bytes(config, base) + average_bytes(config, base)
+
+
+def weights_file_bytes(config: TrainConfig, base: BaseDescription) -> int:
+    """Of the trained weights as they are saved."""
+    each = weight_bytes(config) if config.method == "full" else FULL_PRECISION
+    return trainable_parameters(config, base) * each
 
 
 def step_shape(config: TrainConfig) -> tuple[object, ...]:
@@ -136,6 +170,12 @@ def step_shape(config: TrainConfig) -> tuple[object, ...]:
         *(("dora",) if config.method == "lora" and lora.dora else ()),
         *(("dropout",) if config.method == "lora" and lora.dropout else ()),
     )
+
+
+def _positions(config: TrainConfig, base: BaseDescription) -> int:
+    """Latent positions of an image of the run's resolution."""
+    side_px: int = config.data.resolution_px or base.native_px
+    return (side_px // base.vae_factor) ** 2
 
 
 def _steps(count: float, global_batch: int) -> float:

@@ -5,6 +5,8 @@ Knows nothing about torch, nor about how any of it is done.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -15,6 +17,14 @@ from contracts.mistakes import Contradiction
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Quantization = Literal["nf4", "int8"]
+
+PACKED_BYTES: Mapping[Quantization, float] = MappingProxyType(
+    # A scale in 8 bits for each 64 weights, and one in fp32 for each 256 of these: QLoRA, section 3.
+    {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+)
+"""Of a quantised weight."""
+PACKED_ROW_BYTES: Mapping[Quantization, int] = MappingProxyType({"nf4": 0, "int8": 4})
+"""Of each output besides: int8 has a scale in fp32."""
 
 
 class FullTextSettings(Frozen):

@@ -125,13 +125,13 @@ class Client:
 
     # Runs
 
-    def create_run(self, request: Mapping[str, Any]) -> Json:
-        """Queue a run."""
-        return self._post("/runs", request)
+    def create_run(self, request: Json, memory: str | None = None) -> Json:
+        """Queue a run, unless it takes more memory than this."""
+        return self._json("POST", "/runs", json=request, params={"memory": memory})
 
-    def plan_run(self, request: Mapping[str, Any]) -> Json:
-        """Check a run and say what it would take, without creating it."""
-        return self._json("POST", "/runs", json=dict(request), params={"dry_run": "true"})
+    def plan_run(self, request: Json, memory: str | None = None) -> Json:
+        """Check a run and say what it would take and what makes it fit, without creating it."""
+        return self._json("POST", "/runs", json=request, params={"dry_run": "true", "memory": memory})
 
     def runs(self, status: str | None = None) -> list[Json]:
         """Every run, or those of one status."""

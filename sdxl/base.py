@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from contracts.base import BaseDescription, Denoising, Family, PredictionType
+from contracts.base import BaseDescription, BaseProfile, Denoising, Family, PredictionType
 from contracts.precision import Quantization
 from sdxl import files as base_files
 from sdxl.files import BaseFiles, open_base
@@ -24,6 +24,8 @@ from sdxl.stock import CLIPTokenizer
 
 ALL_COMPONENTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"})
 TEXT_COMPONENTS = frozenset({"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"})
+NOT_HASHED = ""
+"""In place of an identity: of a base none of whose weights is read yet."""
 
 
 @dataclass
@@ -139,9 +141,16 @@ def describe(
         PatinaError: BASE_UNREADABLE, with the reason.
     """
     files = open_base(path, config_dir=config_dir, tokenizer_dir=tokenizer_dir)
-    scheduler = scheduler_config(files)
     profile = profile_of(files, cache_dir)
-    identity_, vae_identity = identities(files, cache_dir)
+    return description(files, profile, identities(files, cache_dir))
+
+
+def description(
+    files: BaseFiles, profile: BaseProfile, hashes: tuple[str, str] = (NOT_HASHED, NOT_HASHED)
+) -> BaseDescription:
+    """What configs, headers and the profile say of a base; ``hashes`` are its identity and its VAE's."""
+    identity_, vae_identity = hashes
+    scheduler = scheduler_config(files)
     return BaseDescription(
         family=Family.SDXL,
         identity=identity_,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 
@@ -63,8 +64,7 @@ class DoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
+        layer: nn.Linear,
         down: torch.Tensor,
         up: torch.Tensor,
         gain: torch.Tensor,
@@ -72,23 +72,24 @@ class DoraLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         inner = flat @ down.T
-        turned = flat @ weight.T
+        turned = flat @ layer.weight.T
         turned.addmm_(inner, up.T, alpha=scale)
         out = torch.addcmul(turned, turned, gain)
-        if bias is not None:
-            out.add_(bias)
-        ctx.save_for_backward(flat, weight, down, up, gain, inner, turned)
+        if layer.bias is not None:
+            out.add_(layer.bias)
+        ctx.save_for_backward(flat, down, up, gain, inner, turned)
+        ctx.layer = layer
         ctx.scale = scale
         ctx.shape = x.shape
-        return out.view(*x.shape[:-1], len(weight))
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        flat, weight, down, up, gain, inner, turned = ctx.saved_tensors
+        flat, down, up, gain, inner, turned = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
         grad_gain = (grad * turned).sum(0)
         grad = torch.addcmul(grad, grad, gain)
         back = (grad @ up).mul_(ctx.scale)
-        grad_x = (grad @ weight).addmm_(back, down).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return grad_x, None, None, back.T @ flat, (grad.T @ inner).mul_(ctx.scale), grad_gain, None
+        grad_x = (grad @ ctx.layer.weight).addmm_(back, down).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return grad_x, None, back.T @ flat, (grad.T @ inner).mul_(ctx.scale), grad_gain, None

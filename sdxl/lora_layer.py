@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sdxl import lora_conv, lora_linear
 from sdxl.dora import DoraLinear, Magnitude, row_norms, squared_row_norms
+from sdxl.quantized import QuantizedLinear
 
 Selection = Sequence[Mapping[str, float]]
 """For each sample of a batch, which adapters act on it and how strongly."""
@@ -165,13 +166,13 @@ class LoraLayer(nn.Module):
         if self.magnitude is None:
             scale *= self._strength
             if _is_plain_linear(self.base) and not dropping:
-                return _tensor(lora_linear.Adapted.apply(x, self.base.weight, self.base.bias, down, up, scale))
+                return _tensor(lora_linear.Adapted.apply(x, self.base, down, up, scale))
             return self.base(x) + self._low_rank(seen, down, up) * scale
         norms = row_norms(self.base.weight, self.lora_A, self.lora_B, scale, self._squared)
         # The difference to 1 is what is rounded, here as in serving: of the factor itself bf16 would keep two digits.
         gain = (self.magnitude.flatten() / norms - 1).to(x.dtype)
         if _is_plain_linear(self.base) and not dropping and self._strength == 1:
-            return _tensor(DoraLinear.apply(x, self.base.weight, self.base.bias, down, up, gain, scale))
+            return _tensor(DoraLinear.apply(x, self.base, down, up, gain, scale))
         out = self.base(x)
         rescaled = self._without_bias(self.base(seen) if dropping else out)
         update = self._low_rank(seen, down, up) * scale
@@ -181,7 +182,7 @@ class LoraLayer(nn.Module):
         self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, gain: torch.Tensor | None
     ) -> torch.Tensor:
         if gain is None and _is_plain_linear(self.base):
-            return _tensor(lora_linear.Adapted.apply(x, self.base.weight, self.base.bias, down, up, 1.0))
+            return _tensor(lora_linear.Adapted.apply(x, self.base, down, up, 1.0))
         out: torch.Tensor = self.base(x)
         update = self._low_rank(x, down, up)
         if gain is not None:
@@ -271,8 +272,8 @@ def _tensor(result: Any) -> torch.Tensor:
 
 
 def _is_plain_linear(base: nn.Module) -> bool:
-    """Not a subclass that computes in its own way, as a quantised one does."""
-    return type(base) is nn.Linear
+    """W x + b with W as the layer gives it; not a subclass that computes in its own way."""
+    return type(base) in (nn.Linear, QuantizedLinear)
 
 
 def _across(base: nn.Module) -> tuple[int, ...]:
@@ -288,6 +289,8 @@ def _dropout_mask(x: torch.Tensor, share: float, keys: Sequence[int]) -> torch.T
     if len(x) % len(keys):
         raise ValueError(f"{len(keys)} dropout keys for a batch of {len(x)}")
     mask = torch.empty_like(x)
+    if x.device.type == "meta":
+        return mask  # a shape without numbers, and no generator draws any
     for rows, key in zip(mask.chunk(len(keys)), keys, strict=True):
         rows.bernoulli_(1 - share, generator=torch.Generator(device=x.device).manual_seed(key))
     return mask.div_(1 - share)

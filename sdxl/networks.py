@@ -18,6 +18,7 @@ from sdxl.family import unreadable
 from sdxl.files import BaseFiles
 from sdxl.quantized import QuantizedLinear, quantizable
 from sdxl.stock import AutoencoderKL, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, UNet2DConditionModel
+from sdxl.tokens import MAX_TOKENS
 
 ZERO_TERMINAL_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 """Of a scheduler's config: betas rescaled so that the last step is pure noise, and sampling that begins there
@@ -148,6 +149,13 @@ def schedule_as_trained(
 def vae_factor(files: BaseFiles) -> int:
     """Pixels a latent stands for, along one side."""
     return int(2 ** (len(base_files.config(files, "vae")["block_out_channels"]) - 1))
+
+
+def text_features(files: BaseFiles) -> int:
+    """Numbers of an encoded caption of one chunk: the states of its tokens, and the pooled vector."""
+    unet = base_files.config(files, "unet")
+    pooled = unet["projection_class_embeddings_input_dim"] - 6 * unet["addition_time_embed_dim"]
+    return int((MAX_TOKENS + 2) * unet["cross_attention_dim"] + pooled)
 
 
 def native_px(files: BaseFiles) -> int:

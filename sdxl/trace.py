@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 
 from contracts.footprint import Footprint, Moment, Work
@@ -33,19 +34,45 @@ Factors = NDArray[np.float64]
 
 def trace_training(unet: nn.Module, config: dict[str, Any]) -> Footprint:
     """What a training step of ``unet`` (on the meta device) has alive beyond weights and gradients."""
+    return _footprint_of_step(unet, config, lambda: _call(unet, config, _sides(config)))
+
+
+def trace_autocast(unet_of: Callable[[], nn.Module], config: dict[str, Any]) -> Footprint:
+    """The same of a UNet in fp32 that computes in ``COMPUTE`` by autocast, copies of its weights included.
+
+    Autocast knows no meta device: tensors without data say here that they are a processor's, and a processor's choice
+    of what is computed in fp32 is what is traced.
+
+    Args:
+        unet_of: makes the UNet, on whatever tensor mode is in force.
+    """
+    with FakeTensorMode():
+        unet = unet_of()
+
+        def call() -> torch.Tensor:
+            with torch.autocast("cpu", COMPUTE):
+                return _call(unet, config, _sides(config), device="cpu", dtype=torch.float32)
+
+        return _footprint_of_step(unet, config, call)
+
+
+def _footprint_of_step(unet: nn.Module, config: dict[str, Any], call: Callable[[], torch.Tensor]) -> Footprint:
     ignored = [*unet.parameters(), *unet.buffers()]
     for parameter in unet.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
             ignored.append(parameter.grad)
-    sides = _sides(config)
 
     def step() -> None:
-        predicted = _call(unet, config, sides)
+        predicted = call()
         loss = (predicted.float() - torch.empty_like(predicted, dtype=torch.float32)).square().mean()
         loss.backward()
 
-    return _footprint(step, ignored, sides)
+    try:
+        return _footprint(step, ignored, _sides(config))
+    finally:
+        for parameter in unet.parameters():
+            parameter.grad = None
 
 
 def trace_text(encoder: Any) -> Footprint:
@@ -89,16 +116,22 @@ def _sides(config: dict[str, Any]) -> tuple[int, int]:
     return SIDES[0] << halvings, SIDES[1] << halvings
 
 
-def _call(unet: Any, config: dict[str, Any], sides: tuple[int, int]) -> torch.Tensor:
+def _call(
+    unet: Any,
+    config: dict[str, Any],
+    sides: tuple[int, int],
+    device: str = "meta",
+    dtype: torch.dtype = COMPUTE,
+) -> torch.Tensor:
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-    half: dict[str, Any] = {"device": "meta", "dtype": COMPUTE}
+    like: dict[str, Any] = {"device": device, "dtype": dtype}
     added = {
-        "text_embeds": torch.empty(IMAGES, pooled, **half),
-        "time_ids": torch.empty(IMAGES, 6, device="meta"),
+        "text_embeds": torch.empty(IMAGES, pooled, **like),
+        "time_ids": torch.empty(IMAGES, 6, device=device),
     }
-    text = torch.empty(IMAGES, TOKENS, config["cross_attention_dim"], **half)
-    latents = torch.empty(IMAGES, config["in_channels"], *sides, **half)
-    timesteps = torch.empty(IMAGES, dtype=torch.int64, device="meta")
+    text = torch.empty(IMAGES, TOKENS, config["cross_attention_dim"], **like)
+    latents = torch.empty(IMAGES, config["in_channels"], *sides, **like)
+    timesteps = torch.empty(IMAGES, dtype=torch.int64, device=device)
     predicted: torch.Tensor = unet(latents, timesteps, text, added_cond_kwargs=added, return_dict=False)[0]
     return predicted
 
@@ -154,7 +187,7 @@ def _fused_attention() -> Iterator[None]:
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
     def attention(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if query.device.type != "meta":
+        if not (query.device.type == "meta" or isinstance(query, FakeTensor)):
             return usual(query, *args, **kwargs)
         key, value, *rest = args
         mask = rest[0] if rest else kwargs.get("attn_mask")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from contracts.base import BaseProfile, StepFootprints
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import get_args
+
+import pytest
+
+from contracts.base import AUTOCAST, FULL, WAYS, BaseProfile, StepFootprints, TargetSet
 from contracts.footprint import Footprint, Moment
 from contracts.lora import TEXT_ENCODERS
 
@@ -12,7 +18,10 @@ def small_profile(unet_parameters: int = 1_000_000) -> BaseProfile:
     steps = StepFootprints(plain=footprint(1_000_000), checkpointed=footprint(100_000))
     return BaseProfile(
         unet_parameters=unet_parameters,
-        unet_linear_weights=unet_parameters // 2,
+        unet_largest=unet_parameters // 10,
+        packed_weights=unet_parameters // 2,
+        packed_rows=1_000,
+        packed_largest=unet_parameters // 20,
         unet_rows_and_columns=5_000,
         text_encoder_parameters=10_000,
         text_trained={"text_encoder": 2_000, "text_encoder_2": 7_000},
@@ -25,13 +34,22 @@ def small_profile(unet_parameters: int = 1_000_000) -> BaseProfile:
             "attn-ff": {f"blocks.{n}.proj_in": (100, 100) for n in range(2)},
         },
         text_modules={name: {"layers.0.self_attn.q_proj": (30, 20)} for name in TEXT_ENCODERS},
-        text_steps=dict.fromkeys(TEXT_ENCODERS, footprint(40_000)),
+        text_steps={f"{name}{way}": footprint(40_000) for name in TEXT_ENCODERS for way in WAYS},
         full_text_steps=dict.fromkeys(TEXT_ENCODERS, footprint(60_000)),
-        steps={"attn": steps, "attn-ff": steps, "attn-ff-conv": steps, "full": steps},
+        steps={f"{targets}{way}": steps for targets in get_args(TargetSet) for way in WAYS}
+        | {FULL: steps, f"{FULL}{AUTOCAST}": steps},
         sampling=footprint(50_000),
         vae_encoding=footprint(20_000),
         vae_decoding=footprint(30_000),
     )
+
+
+@contextmanager
+def plain_steps_alone() -> Iterator[None]:
+    """Traces made meanwhile leave out DoRA and dropout, which take two thirds of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdxl.profile.WAYS", ("",))
+        yield
 
 
 def footprint(numbers_an_image: float) -> Footprint:

@@ -16,10 +16,10 @@ from pathlib import Path
 from rich.console import Console
 
 from contracts.failures import FAILURES, InvalidInput, PatinaError
-from contracts.fitting import parse_bytes
 from contracts.loading import loading
 from contracts.rundir import Failed, RunDir
 from contracts.settings import waiting_threads
+from contracts.sizes import parse_bytes
 from trainer.files import write_atomically
 from trainer.needs import refuse_missing_libraries
 from trainer.recipe import Recipe, read_recipe
@@ -75,7 +75,7 @@ def _train(recipe: Recipe, options: argparse.Namespace, console: Console, typed:
         from trainer.attempt import attempt
         from trainer.parts import Job
 
-    job = Job(recipe, options.cache_dir, use_cache=not options.no_cache)
+    job = Job(recipe, options.cache_dir, use_cache=not options.no_cache, memory_bytes=options.memory)
     return attempt(job, RunDir(options.run_dir), console, as_json=options.json_events, command=typed)
 
 
@@ -122,12 +122,12 @@ def _parser(planning: bool) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache-dir", type=Path, default=_default_cache(), help="where encoded pictures are kept (%(default)s)"
     )
+    parser.add_argument(
+        "--memory", type=_memory, metavar="8GB", help="refuse a run that takes more (what the GPU has, if any)"
+    )
     if planning:
         parser.add_argument("--processes", type=int, default=1, help="processes the run will have (%(default)s)")
         parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-        parser.add_argument(
-            "--memory", type=_memory, metavar="8GB", help="refuse a run that takes more (what the GPU has, if any)"
-        )
         parser.add_argument(
             "--fit", type=_memory, metavar="8GB", help="change the recipe until it takes no more, and print it"
         )

@@ -40,6 +40,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def device_bytes(device: torch.device) -> int | None:
+    """Memory of a GPU; None of a processor, whose memory is shared with everything."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
+
+
 def peak_memory(device: torch.device) -> int:
     """The most bytes this process has held so far on its device; on a CPU of main memory, all it loaded counted."""
     if device.type == "cuda":

@@ -12,8 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-ALIGNMENT = 256
-"""Elements. Each parameter starts a block of the 8-bit optimisers' states, so that no block has two parameters."""
+from contracts.memory import ALIGNMENT
+
+NORM_ELEMENTS = 1 << 20
+"""Elements whose norm is taken at once: of half precision, a processor first makes a copy in fp32."""
+
+
+def norm(vector: torch.Tensor) -> float:
+    """The Euclidean norm of a long vector, in fp32 whatever its type, without a copy of it."""
+    pieces = [torch.linalg.vector_norm(piece, dtype=torch.float32) for piece in vector.split(NORM_ELEMENTS)]
+    return float(torch.linalg.vector_norm(torch.stack(pieces)))
 
 
 class FlatParameters:

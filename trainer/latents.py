@@ -65,8 +65,12 @@ def cached_latents(
     read: Callable[[str], bytes],
     processes: Processes,
     on_done: OnDone,
+    on_missing: Callable[[Sequence[View]], None] = lambda _: None,
 ) -> Latents:
     """Encode the views that are not in the cache and read all of them from it.
+
+    Args:
+        on_missing: told the views that are not there before the first of them is encoded.
 
     Raises:
         PatinaError: NAN_LATENT with the picture's name.
@@ -76,6 +80,7 @@ def cached_latents(
     by_key = {view.key: view for view in views}
     missing = processes.from_main([key for key in by_key if key not in shards])
     if missing:
+        on_missing([by_key[key] for key in missing])
         encode = _LiveLatents(base_dir, read, processes.device)
         _fill(shards, missing, lambda key: encode.entry(by_key[key]), processes, on_done)
 
@@ -95,13 +100,19 @@ def cached_texts(
     dtype: torch.dtype,
     processes: Processes,
     on_done: OnDone,
+    on_missing: Callable[[Sequence[str | None]], None] = lambda _: None,
 ) -> Texts:
-    """Encode the captions that are not in the cache (and the empty condition) and read all of them from it."""
+    """Encode the captions that are not in the cache (and the empty condition) and read all of them from it.
+
+    Args:
+        on_missing: told the captions that are not there before the first of them is encoded.
+    """
     kind = str(dtype).removeprefix("torch.")
     shards = Shards(folder / "texts" / f"{base_identity[:32]}-{kind}")
     by_key = {_text_key(text, max_tokens): text for text in (None, *captions)}
     missing = processes.from_main([key for key in by_key if key not in shards])
     if missing:
+        on_missing([by_key[key] for key in missing])
         encode = _LiveTexts(base_dir, max_tokens, dtype, processes.device)
         _fill(shards, missing, lambda key: encode.entry(by_key[key]), processes, on_done)
 

@@ -22,6 +22,7 @@ from trainer.control import REQUESTS, Requests
 from trainer.draws import keyed_seed
 from trainer.environment import peak_memory
 from trainer.feed import Feed
+from trainer.flat import norm as norm_of
 from trainer.held_out import Curve
 from trainer.loss_scale import NO_SCALE, LossScale
 from trainer.objective import Objective
@@ -145,7 +146,7 @@ def train_steps(
                 grad_norm=0.0 if overflowed else norm,
                 skipped=overflowed,
                 loss_scale=scale.factor if config.precision == "fp16" else None,
-                adapter_norm=float(torch.linalg.vector_norm(trained.vector.data, dtype=torch.float32)),
+                adapter_norm=norm_of(trained.vector.data),
                 images_per_s=sum(len(one.samples) for one in ran) / seconds,
                 memory_bytes=peak_memory(processes.device),
             )

@@ -14,6 +14,7 @@ from torch import nn
 from contracts.optimizers import OptimizerSettings
 from trainer.draws import keyed_seed
 from trainer.flat import FlatParameters
+from trainer.flat import norm as norm_of
 from trainer.optim import Optimizer, as_matrix, make_inner
 from trainer.processes import Processes
 from trainer.rounding import round_to_bf16
@@ -67,7 +68,7 @@ class OneByOne:
     def finish(self, scale: float) -> float:
         if self._parameters.gradient is not None:
             self._processes.sum_(self._parameters.gradient)
-            norm = float(torch.linalg.vector_norm(self._parameters.gradient, dtype=torch.float32)) / scale
+            norm = norm_of(self._parameters.gradient) / scale
             self._clip = min(1.0, self._max_norm / norm) / scale if self._max_norm and norm else 1 / scale
             return norm
         return float(torch.stack(self._squares).sum().sqrt())

@@ -17,8 +17,8 @@ from contracts.optimizers import BITSANDBYTES_KINDS, OptimizerSettings
 from sdxl.stock import Adafactor, bitsandbytes
 from trainer.flat import FlatParameters
 
-PIECE_ELEMENTS = 1 << 24
-"""bitsandbytes counts elements in 32 bits, and its CPU kernels work on fp32 copies: it is given so many at once."""
+PIECE_ELEMENTS = 1 << 20
+"""bitsandbytes counts elements in 32 bits, and its CPU kernels make five fp32 copies: it is given so many at once."""
 
 Groups = Mapping[str, Mapping[str, nn.Parameter]]
 """What an optimiser updates, by group and name."""

@@ -1,4 +1,4 @@
-"""Gather what a run is made of: identities, data, caches, the model. Says what it does as it goes.
+"""Gather what a run is made of: data, caches, the model. Says what it does as it goes.
 
 Knows nothing about steps, checkpoints or endings.
 """
@@ -12,23 +12,22 @@ from pathlib import Path
 
 from contracts import events
 from contracts.adapter import Parent
+from contracts.base import BaseDescription
 from contracts.buckets import Schedule
 from contracts.captions import MOST_VARIANTS
 from contracts.dataset import VersionRow
 from contracts.lora import PublishedDialect
 from contracts.mixing import Mixture, Samples
 from contracts.train import TrainConfig
-from sdxl.base import Base, identity
-from sdxl.files import few_steps
-from sdxl.networks import schedule_as_trained
+from sdxl.base import Base
+from sdxl.networks import schedule_as_trained, text_features
 from trainer.average import Average
-from trainer.caption_report import caption_warnings
+from trainer.beforehand import room_for_latents, room_for_texts
 from trainer.captions import Captions, make_captions
 from trainer.control import Requests
 from trainer.draws import keyed_seed
 from trainer.feed import Feed, Views, make_schedule, make_views
 from trainer.freeing import give_back_memory
-from trainer.inputs import look_at
 from trainer.latents import Latents, OnDone, Texts, View, cached_latents, cached_texts, live_latents, live_texts
 from trainer.loss import alphas_cumprod
 from trainer.masks import read_masks
@@ -38,7 +37,8 @@ from trainer.prior import Prior, class_pictures, class_samples
 from trainer.processes import Processes
 from trainer.recipe import Recipe
 from trainer.report import Report
-from trainer.start import refuse_other_base, start_from
+from trainer.room import Need
+from trainer.start import start_from
 from trainer.texts import TrainedTexts
 from trainer.upscaling import upscaling_warning
 from trainer.weights import DTYPES, Trainable, load_trainable
@@ -54,6 +54,8 @@ class Job:
     cache_dir: Path
     use_cache: bool
     """False encodes pictures and captions anew at every use; the result is the same."""
+    memory_bytes: int | None = None
+    """What the run must fit; None is what its GPU has, and no limit on a processor."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Identified:
     """What training starts from."""
     dialect: PublishedDialect = "kohya"
     """What a LoRA is published in."""
+    described: BaseDescription | None = None
+    """What plans need to know of the base, on the main rank, where its shape was traced."""
 
 
 @dataclass(frozen=True)
@@ -86,47 +90,21 @@ class Parts:
     objective: Objective
 
 
-def identify(job: Job, processes: Processes, report: Report) -> Identified:
-    """Find out which base and which data these are.
-
-    Raises:
-        PatinaError: the base or the data cannot be used; what is wrong with both is said together.
-    """
-    base_dir, init = job.recipe.base_dir, job.recipe.init_weights
-    given = look_at(job.recipe, job.cache_dir)
-    base, data = given.base, given.data
-    # Hashing a full-size base takes a while: one rank does it for all.
-    found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
-    base_identity, vae_identity = processes.from_main(found)
-    if init is not None:
-        refuse_other_base(init, base_identity)
-    if processes.is_main:
-        if distilled := few_steps(base.files):
-            report.warn(
-                f"the base is called {distilled}: distilled to sample in few steps, which training tends to undo; "
-                "train on the model it was made from"
-            )
-        words = make_captions(job.recipe.config, timesteps=range(1))
-        for message in caption_warnings(base.files, data.mixture.rows, words, words.settings.max_tokens):
-            report.warn(message)
-        if data.mixture.kept_out:
-            report.warn(f"{data.mixture.kept_out} pictures are held out by another data set and not trained on")
-    return Identified(
-        base,
-        base_identity,
-        vae_identity,
-        replace(data, mixture=given.subject),
-        given.classes,
-        given.parent,
-        given.dialect,
-    )
-
-
-def gather(job: Job, found: Identified, processes: Processes, requests: Requests, report: Report) -> Parts:
+def gather(
+    job: Job,
+    found: Identified,
+    processes: Processes,
+    requests: Requests,
+    report: Report,
+    needs: Sequence[Need] = (),
+) -> Parts:
     """Encode what is not cached, and load the model last, when the encoders have left memory.
 
+    Args:
+        needs: what else will be written, for which the disk must have room beside what is cached.
+
     Raises:
-        PatinaError: a picture cannot be encoded.
+        PatinaError: a picture cannot be encoded, or DISK_FULL.
         StopRequested: asked to stop meanwhile; what was encoded is kept.
     """
     config, base, mixture = job.recipe.config, found.base, found.data.mixture
@@ -151,9 +129,9 @@ def gather(job: Job, found: Identified, processes: Processes, requests: Requests
     prompts_and_classes = [*prompts, *(class_captions.every(class_texts) or ())]
     encoded = None
     if not config.trains_text:
-        encoded = _texts(job, found, captions, prompts_and_classes, processes, requests, report)
+        encoded = _texts(job, found, captions, prompts_and_classes, processes, requests, report, needs)
     classes, read = _classes(job, found, encoded, processes, requests, report)
-    latents = _latents(job, found, views, classes.rows, read, processes, requests, report)
+    latents = _latents(job, found, views, classes.rows, read, processes, requests, report, needs)
     report(events.Progress(at=time.time(), phase="loading", done=0, total=1))
     give_back_memory()
     model = load_trainable(job.recipe.base_dir, config, processes.device)
@@ -229,6 +207,7 @@ def _texts(
     processes: Processes,
     requests: Requests,
     report: Report,
+    needs: Sequence[Need],
 ) -> Texts:
     base_dir, dtype, mixture = job.recipe.base_dir, DTYPES[job.recipe.config.precision], found.data.mixture
     if not job.use_cache:
@@ -251,6 +230,7 @@ def _texts(
         dtype,
         processes,
         on_done,
+        room_for_texts(job.cache_dir, text_features(found.base.files) * dtype.itemsize, needs),
     )
 
 
@@ -269,6 +249,7 @@ def _latents(
     processes: Processes,
     requests: Requests,
     report: Report,
+    needs: Sequence[Need],
 ) -> Latents:
     base_dir, mixture = job.recipe.base_dir, found.data.mixture
     if not job.use_cache:
@@ -280,7 +261,8 @@ def _latents(
     if job.recipe.config.data.flip:
         wanted += [views.of(row, flipped=True) for row in (*(pick.row for pick in mixture.train), *classes)]
     on_done = _announcing("caching", requests, report)
-    return cached_latents(job.cache_dir, base_dir, found.vae_identity, wanted, read, processes, on_done)
+    room = room_for_latents(job.cache_dir, found.base, needs)
+    return cached_latents(job.cache_dir, base_dir, found.vae_identity, wanted, read, processes, on_done, room)
 
 
 def _announcing(phase: str, requests: Requests, report: Report) -> OnDone:

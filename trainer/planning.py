@@ -16,14 +16,15 @@ from rich.table import Table
 
 from contracts.base import BaseDescription
 from contracts.failures import FailureCode, PatinaError
-from contracts.fitting import ALLOWANCE_BYTES, Fitting, fit, fits
+from contracts.fitting import Fitting, does_not_fit, word
 from contracts.mixing import Mixture, summarise_mixture
-from contracts.plan import Plan, make_plan
+from contracts.plan import Plan, fitted, make_plan
 from contracts.rundir import RunDir
+from contracts.sizes import size
 from contracts.train import TrainConfig, parse_config
 from sdxl.base import describe
 from trainer.attempt import attempt
-from trainer.environment import device_name
+from trainer.environment import device_bytes, device_name
 from trainer.inputs import look_at
 from trainer.paces import measured_seconds
 from trainer.parts import Job
@@ -56,15 +57,17 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
     # What a run would be refused for is said before the base is hashed and its shape traced.
     mixture = look_at(recipe, asked.cache_dir).data.mixture
     base = describe(recipe.base_dir, cache_dir=asked.cache_dir / "identities")
-    planned = _planner(mixture, asked, base)
-    config, limit = recipe.config, asked.memory_bytes or device_bytes()
-    fitting = None
-    if limit is not None and not fits(planned(config), limit):
-        fitting = fit(config, limit, planned, config.data.resolution_px or base.native_px)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    planned = _planner(mixture, asked, base, device)
+    config, limit = recipe.config, asked.memory_bytes or device_bytes(device)
+    plan, fitting = planned(config), None
+    if limit is not None:
+        fitting = fitted(config, base, held_out=plan.held_out_images > 0, memory_bytes=limit)
+    if limit is not None and fitting is not None:
         if not (asked.apply and fitting.fits):
             if not asked.as_json:
-                console.print(_table(planned(config)))
-            raise does_not_fit(planned(config), limit, fitting)
+                console.print(_table(plan))
+            raise does_not_fit(plan.memory_total, limit, fitting)
         config = fitting.applied(config)
     if asked.probe_steps is not None:
         _probe(replace(recipe, config=config), asked)
@@ -78,36 +81,11 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
     return 0
 
 
-def does_not_fit(plan: Plan, memory_bytes: int, fitting: Fitting) -> PatinaError:
-    """OUT_OF_MEMORY, with the changes that make the run fit in its hint."""
-    changes = [
-        f"{' '.join(f'{key}={_word(value)}' for key, value in change.overrides.items())} ({change.why}: "
-        f"{size(change.memory_total)})"
-        for change in fitting.changes
-    ]
-    told = "; ".join(changes) or "nothing that is known"
-    hint = f"It fits with {told}." if fitting.fits else f"It would not fit even with {told}."
-    return PatinaError(
-        FailureCode.OUT_OF_MEMORY,
-        f"The run's tensors take {size(plan.memory_total)}; of {size(memory_bytes)}, {size(ALLOWANCE_BYTES)} is left "
-        "to what is not tensors.",
-        hint,
-    )
-
-
-def device_bytes() -> int | None:
-    """Memory of the GPU that would train; None without one, as a processor's memory is shared with everything."""
-    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
-
-
-def size(count: int) -> str:
-    """Bytes in words."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
-
-
-def _planner(mixture: Mixture, asked: Asked, base: BaseDescription) -> Callable[[TrainConfig], Plan]:
+def _planner(
+    mixture: Mixture, asked: Asked, base: BaseDescription, device: torch.device
+) -> Callable[[TrainConfig], Plan]:
     data = summarise_mixture(mixture)
-    device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    name = device_name(device)
 
     def planned(config: TrainConfig) -> Plan:
         return make_plan(
@@ -115,7 +93,7 @@ def _planner(mixture: Mixture, asked: Asked, base: BaseDescription) -> Callable[
             base,
             data,
             processes=asked.processes,
-            seconds_per_step=measured_seconds(asked.cache_dir, base.identity, device, asked.processes, config),
+            seconds_per_step=measured_seconds(asked.cache_dir, base.identity, name, asked.processes, config),
         )
 
     return planned
@@ -150,12 +128,8 @@ def _print_recipe(config: TrainConfig, fitting: Fitting | None, console: Console
     lines = ["# It fits as it is."]
     if fitting is not None:
         changed = [(key, value, change.why) for change in fitting.changes for key, value in change.overrides.items()]
-        lines = [f"# {key}={_word(value)}: {why}" for key, value, why in changed]
+        lines = [f"# {key}={word(value)}: {why}" for key, value, why in changed]
     console.print("\n".join([*lines, as_yaml(config).rstrip()]), markup=False, highlight=False, soft_wrap=True)
-
-
-def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
 
 def _table(plan: Plan) -> Table:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from contracts import events
 from contracts.events import Event
-from trainer.room import size
+from contracts.sizes import size
 
 Sink = Callable[[Event], None]
 PLAIN_EVERY_S = 5.0

@@ -15,7 +15,9 @@ from typing import NamedTuple
 from safetensors import SafetensorError
 
 from contracts.failures import FailureCode, PatinaError
+from contracts.plan import most_checkpoints
 from contracts.rundir import RunDir
+from contracts.sizes import size
 from contracts.train import TrainConfig
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -30,13 +32,20 @@ class Need(NamedTuple):
 
 
 def run_needs(
-    run_dir: RunDir, config: TrainConfig, checkpoint_bytes: int, weights_bytes: int, exports_bytes: int = 0
+    run_dir: RunDir,
+    config: TrainConfig,
+    checkpoint_bytes: int,
+    weights_bytes: int,
+    exports_bytes: int = 0,
+    *,
+    held_out: bool,
 ) -> list[Need]:
-    """What a run will still write: checkpoints, as many as will lie there at most less those that do, and its ends."""
-    every = config.checkpoint.every_steps
-    # One more than are kept is there while the next is written; the last step's is always saved.
-    count = min(config.checkpoint.keep + 1, 1 if every is None else config.steps // every + 1)
-    count += int(config.held_out.every_steps is not None and config.held_out.keep_best)
+    """What a run will still write: checkpoints, as many as will lie there at most less those that do, and its ends.
+
+    Args:
+        held_out: whether there are pictures to measure on, by which a checkpoint can be the best.
+    """
+    count = most_checkpoints(config, held_out=held_out)
     there = sum(file.stat().st_size for file in run_dir.checkpoints.rglob("*") if file.is_file())
     return [
         Need(run_dir.checkpoints, max(0, count * checkpoint_bytes - there), f"{count} checkpoints"),
@@ -68,12 +77,3 @@ def is_full(error: BaseException) -> bool:
         return error.errno in FULL
     found = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
     return found is not None and int(found[1]) in FULL
-
-
-def size(count: float) -> str:
-    """Bytes in a unit that leaves a number a person can read."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB" if count < 1000 else f"{count / 1000:.3g} TB"

@@ -16,6 +16,7 @@ from contracts.buckets import GlobalBatch
 from contracts.failures import FailureCode, PatinaError
 from contracts.rundir import Completed, Environment, Manifest, Outcome, RunDir, Stopped
 from contracts.train import TrainConfig
+from trainer.beforehand import foreseen_needs
 from trainer.checkpoint import Checkpoint, RunState, newer_than, read_checkpoint, save_checkpoint, thin_out
 from trainer.control import Requests
 from trainer.dialect import who_misreads
@@ -25,10 +26,11 @@ from trainer.files import write_atomically
 from trainer.floor import Paces, pace
 from trainer.grace import GraceKeeper
 from trainer.held_out import best
+from trainer.identify import identify
 from trainer.judge import Judge
 from trainer.loop import Actions, Record, train_steps
 from trainer.paces import remember_seconds
-from trainer.parts import Identified, Job, Parts, gather, identify
+from trainer.parts import Identified, Job, Parts, gather
 from trainer.processes import Processes
 from trainer.publishing import write_weights
 from trainer.report import Report
@@ -64,7 +66,9 @@ def train(
         if checkpoint.state.config.steps != config.steps:
             # Those were the last steps of the run as it was planned then.
             record.loss_last_sum, record.loss_last_steps = 0.0, 0
-    parts = gather(job, found, processes, requests, report)
+    held_out = bool(found.data.mixture.held_out)
+    needs = foreseen_needs(run_dir, config, found.described, held_out=held_out)
+    parts = gather(job, found, processes, requests, report, needs)
     for message in who_misreads(parts.objective.model, found.dialect):
         report.warn(message)
     attempt = _Attempt(job, run_dir, processes, requests, report, environment, found, parts, record)
@@ -168,7 +172,17 @@ class _Attempt:
             weights_bytes = sum(tensor.nbytes for tensor in self.model.published().values())
             full = self.config.method == "full"
             exports_bytes = export_bytes(self.found.base.files, self.config.export) if full else 0
-            check_room(run_needs(self.run_dir, self.config, self.checkpoint_bytes, weights_bytes, exports_bytes))
+            held_out = bool(self.found.data.mixture.held_out)
+            check_room(
+                run_needs(
+                    self.run_dir,
+                    self.config,
+                    self.checkpoint_bytes,
+                    weights_bytes,
+                    exports_bytes,
+                    held_out=held_out,
+                )
+            )
 
     def run(self, tracked: str) -> Outcome:
         ended = self.judge.catch_up()

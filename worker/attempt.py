@@ -125,6 +125,7 @@ def _lay_out(station: Station, claim: jobs.Claim, run: Run, run_dir: RunDir, dev
         devices=(device,),
         threads=station.settings.trainer_threads,
         init_weights=_init_weights(station, claim, run),
+        memory_bytes=station.settings.device_memory,
     )
 
 

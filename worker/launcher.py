@@ -45,6 +45,8 @@ class Launch:
     threads: int
     init_weights: Path | None = None
     """The weights file that training starts from."""
+    memory_bytes: int | None = None
+    """What the run must fit on each device; None is what the GPU has."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def command(launch: Launch) -> list[str]:
         *(word for _, weight in launch.datasets for word in ("--dataset-weight", str(weight))),
         *("--cache-dir", str(launch.cache_dir)),
         *(("--init-weights", str(launch.init_weights)) if launch.init_weights else ()),
+        *(("--memory", f"{launch.memory_bytes / 2**20}MiB") if launch.memory_bytes else ()),
     ]
 
 

@@ -7,12 +7,17 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from contracts.sizes import parse_bytes
 from worker.archives import MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_RATIO, MAX_TOTAL_BYTES, Limits
 from worker.decode import MAX_FILE_BYTES
 from worker.fetch_network import WEB_PORTS, FetchLimits
+
+
+def _as_bytes(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str) else value
 
 
 class WorkerSettings(BaseSettings):
@@ -39,6 +44,9 @@ class WorkerSettings(BaseSettings):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What runs and engines compute on."""
+
+    device_memory: Annotated[int | None, BeforeValidator(_as_bytes)] = Field(default=None, ge=1)
+    """Memory a run must fit on its device, such as 8GB; null is what the GPU has, and no limit on a processor."""
 
     threads: int | None = Field(default=None, ge=1)
     """Processor threads of a trainer; null is OMP_NUM_THREADS, or every processor."""

@@ -8,6 +8,7 @@ from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BeforeValidator, WithJsonSchema
 from sse_starlette.sse import EventSourceResponse
 
 from api.deps import PAGE, Cursor, Here, Limit, Owner, Parts
@@ -24,10 +25,19 @@ from contracts.failures import FailureCode, PatinaError
 from contracts.plan import Plan
 from contracts.removal import Subject, choice_of
 from contracts.run import FINISHED, RunRequest, RunStatus
+from contracts.sizes import parse_bytes
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
 EVENTS_A_READ = 500
+Memory = Annotated[
+    int | None,
+    BeforeValidator(lambda given: parse_bytes(given) if given else None),
+    WithJsonSchema({"type": "string", "examples": ["8GB"]}),
+    Query(
+        description="What the run must fit: a plan says in `fitting` what makes it, a run that takes more is refused."
+    ),
+]
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}, "description": "The log so far."}}
 
 
@@ -44,6 +54,7 @@ TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}, "d
             FailureCode.UNKNOWN_BASE,
             FailureCode.BASE_MISMATCH,
             FailureCode.CONFLICT,
+            FailureCode.OUT_OF_MEMORY,
         ),
     },
 )
@@ -53,14 +64,15 @@ def create_run(
     owner: Owner,
     response: Response,
     dry_run: Annotated[bool, Query(description="Only validate and plan.")] = False,
+    memory: Memory = None,
 ) -> RunDetail | Response:
     """Everything that is wrong with the request is told at once, before anything is queued."""
     if dry_run:
         with here.database.reading() as session:
-            plan = service.plan(session, owner, body, here.settings.recipes, starting_point)
+            plan = service.plan(session, owner, body, here.settings.recipes, starting_point, memory)
         return JSONResponse(plan.model_dump(mode="json"))
     with here.database.session() as session:
-        run = run_detail(service.create(session, owner, body, here.settings.recipes, starting_point))
+        run = run_detail(service.create(session, owner, body, here.settings.recipes, starting_point, memory))
     response.headers["Location"] = f"/api/v1/runs/{run.id}"
     return run
 

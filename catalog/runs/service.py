@@ -6,7 +6,7 @@ every problem is reported at once, before anything is queued.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,23 +14,19 @@ from typing import Literal
 from sqlalchemy.orm import Session
 
 from catalog import jobs
-from catalog.bases import service as bases
-from catalog.bases.models import Base
 from catalog.db import new_id
 from catalog.job_requests import request_cancel
 from catalog.paging import DEFAULT_LIMIT, Page, page
 from catalog.runs import feeding, repository
-from catalog.runs.feeding import Fed, Problem
 from catalog.runs.models import Run, RunEvent, RunPreview, RunVersion
-from catalog.runs.recipes import load_recipe
+from catalog.runs.preparing import StartingPoint, prepare
 from catalog.runs.status import switch_status
-from contracts.config import digest
 from contracts.events import EVENT, HeldOut, StepDone
-from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
-from contracts.objective import misfits
-from contracts.plan import Plan, make_plan, step_shape
+from contracts.failures import FailureCode, PatinaError
+from contracts.fitting import does_not_fit
+from contracts.plan import Plan
 from contracts.run import FINISHED, RunReason, RunRequest, RunStatus
-from contracts.train import TrainConfig, parse_config
+from contracts.train import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -41,33 +37,47 @@ class Metrics:
     held_out: list[HeldOut]
 
 
-StartingPoint = Callable[[Session, str, Base, TrainConfig], str]
-"""Which weights ``init_from`` means, as name@version; the registry, which is built on runs, says so."""
-
-
 def plan(
-    session: Session, owner: str, request: RunRequest, recipes_dir: Path, starting_point: StartingPoint | None = None
+    session: Session,
+    owner: str,
+    request: RunRequest,
+    recipes_dir: Path,
+    starting_point: StartingPoint | None = None,
+    memory_bytes: int | None = None,
 ) -> Plan:
     """What the run would take; creates nothing.
+
+    Args:
+        memory_bytes: the plan says what makes the run fit it, unless it does.
 
     Raises:
         InvalidInput: every problem at once, by JSON pointer into the request.
         PatinaError: the only problem there is, when it has a code of its own: UNKNOWN_RECIPE, UNKNOWN_BASE,
             NOT_FOUND (dataset or version).
     """
-    return _prepare(session, owner, request, recipes_dir, starting_point).plan
+    return prepare(session, owner, request, recipes_dir, starting_point, memory_bytes).plan
 
 
 def create(
-    session: Session, owner: str, request: RunRequest, recipes_dir: Path, starting_point: StartingPoint | None = None
+    session: Session,
+    owner: str,
+    request: RunRequest,
+    recipes_dir: Path,
+    starting_point: StartingPoint | None = None,
+    memory_bytes: int | None = None,
 ) -> Run:
     """Queue a run.
 
+    Args:
+        memory_bytes: a run that takes more is refused.
+
     Raises:
-        InvalidInput, PatinaError: as ``plan``.
+        InvalidInput, PatinaError: as ``plan``; OUT_OF_MEMORY, with what makes the run fit.
     """
-    prepared = _prepare(session, owner, request, recipes_dir, starting_point)
+    prepared = prepare(session, owner, request, recipes_dir, starting_point, memory_bytes)
     config, fed = prepared.config, prepared.fed
+    if memory_bytes is not None and prepared.plan.fitting is not None:
+        raise does_not_fit(prepared.plan.memory_total, memory_bytes, prepared.plan.fitting)
     feeding.hold(session, owner, fed)
     run = Run(
         id=new_id("run"),
@@ -218,79 +228,3 @@ def left_by_removal(session: Session, run_ids: Sequence[str]) -> tuple[set[str],
 def config_of(run: Run) -> TrainConfig:
     """The run's configuration."""
     return TrainConfig.model_validate(run.config)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    config: TrainConfig
-    base: Base
-    fed: list[Fed]
-    shape: str
-    plan: Plan
-
-
-def _prepare(
-    session: Session, owner: str, request: RunRequest, recipes_dir: Path, starting_point: StartingPoint | None
-) -> _Prepared:
-    fed, problems = feeding.choose(session, owner, request)
-    config = base = None
-    try:
-        recipe = load_recipe(recipes_dir, request.recipe)
-        config = parse_config(recipe.values, request.overrides)
-    except PatinaError as error:
-        problems.append(Problem("/recipe", error))
-    try:
-        base = bases.read_ready(session, owner, request.base)
-    except PatinaError as error:
-        problems.append(Problem("/base", error))
-    if config is not None and base is not None:
-        errors = misfits(config.loss, bases.description_of(base).denoising)
-        problems += [Problem("/recipe", InvalidInput(errors))] if errors else []
-    if config is not None and base is not None and config.init_from is not None and starting_point is not None:
-        try:
-            config = config.model_copy(update={"init_from": starting_point(session, owner, base, config)})
-        except PatinaError as error:
-            problems.append(Problem("/overrides/init_from", error))
-    if problems or config is None or base is None:
-        raise _all_at_once(problems, request)
-    try:
-        summary = feeding.summarise(session, owner, fed, config.data.concept_weights)
-    except InvalidInput as error:
-        raise _all_at_once([Problem("/recipe", error)], request) from None
-    shape = _shape(config, base)
-    measured = repository.latest_of_shape(session, owner, shape)
-    planned = make_plan(
-        config,
-        bases.description_of(base),
-        summary,
-        seconds_per_step=None if measured is None else measured.seconds_per_step,
-    )
-    return _Prepared(config, base, fed, shape, planned)
-
-
-def _all_at_once(problems: list[Problem], request: RunRequest) -> PatinaError:
-    if len(problems) == 1 and not isinstance(problems[0].error, InvalidInput):
-        return problems[0].error
-    errors: list[FieldError] = []
-    for pointer, problem in problems:
-        if isinstance(problem, InvalidInput):
-            errors += [_in_request(error, request) for error in problem.errors]
-        else:
-            errors.append(FieldError(pointer=pointer, message=problem.message))
-    hint = next((problem.hint for _, problem in problems if isinstance(problem, InvalidInput)), None)
-    return InvalidInput(errors, hint=hint)
-
-
-def _in_request(error: FieldError, request: RunRequest) -> FieldError:
-    """Point at the override that is wrong, or at the recipe when the request does not touch the setting."""
-    setting = error.pointer.strip("/").replace("/", ".")
-    for dotted in request.overrides:
-        if setting == dotted or setting.startswith(f"{dotted}.") or dotted.startswith(f"{setting}."):
-            return FieldError(
-                pointer=f"/overrides/{dotted.replace('~', '~0').replace('/', '~1')}", message=error.message
-            )
-    return FieldError(pointer="/recipe", message=f"{setting}: {error.message}" if setting else error.message)
-
-
-def _shape(config: TrainConfig, base: Base) -> str:
-    return digest([base.identity, *step_shape(config)])

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
+from contracts import sizes
 from contracts.failures import PatinaError
+from contracts.fitting import word
 from contracts.run import RunStatus
 from patina import choices, overrides, removing
 from patina.client import Client, Json
@@ -37,6 +39,13 @@ def create(
     version: Annotated[int | None, typer.Option(help="Another version of the dataset.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what it would take.")] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory the run must fit, such as 8GB: what takes more is refused, or with "
+            "--dry-run told what makes it fit."
+        ),
+    ] = None,
     watch_it: Annotated[bool, typer.Option("--watch", help="Watch it until it has ended.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -45,10 +54,10 @@ def create(
     request = {k: v for k, v in given.items() if v is not None} | {"overrides": overrides.parse(settings or ())}
     with connect() as client:
         if dry_run:
-            plan = client.plan_run(request)
+            plan = client.plan_run(request, memory)
             give(plan, as_json, lambda: _plan(plan))
             return
-        run = client.create_run(request)
+        run = client.create_run(request, memory)
         if watch_it:
             run = _followed(client, run["id"], quiet=as_json)
     give(run, as_json, lambda: _run(run))
@@ -190,6 +199,15 @@ def _change(before: float | None, after: float | None) -> str | None:
     return None if before is None or after is None else f"{before:.4f} → {after:.4f}"
 
 
+def _fitting(fitting: Json | None) -> str | None:
+    """What makes a run fit the memory that was asked about, as words that go on with the command."""
+    if fitting is None:
+        return None
+    changes = [f"{key}={word(value)}" for change in fitting["changes"] for key, value in change["overrides"].items()]
+    told = " ".join(changes) or "nothing that is known"
+    return told if fitting["fits"] else f"not even with {told}"
+
+
 def _plan(plan: Json) -> RenderableType:
     speed_s = plan["seconds_per_step"]
     buckets = ", ".join(f"{bucket}: {count:g}" for bucket, count in plan["buckets"].items())
@@ -200,7 +218,8 @@ def _plan(plan: Json) -> RenderableType:
         ("smaller than their bucket", plan["upscaled_images"] or None),
         ("steps", f"{plan['steps']} of {plan['global_batch']} images ({plan['epochs']:g} epochs)"),
         ("trained parameters", f"{plan['trainable_parameters']:,}"),
-        ("device memory", f"about {size(plan['memory_total'])}"),
+        ("device memory", f"about {sizes.size(plan['memory_total'])}"),
+        ("to fit", _fitting(plan["fitting"])),
         ("disk", f"about {size(plan['disk_bytes'])}"),
         ("time", f"about {duration(speed_s * plan['steps'])}" if speed_s else "unknown: nothing like it was run here"),
     ]

@@ -61,6 +61,21 @@ class TestPlan:
         assert answer.json()["trainable_parameters"] == 8 * 800
         assert client.get("/api/v1/runs").json()["items"] == []
 
+    def test_memory_to_fit_is_answered_with_what_makes_the_run_fit(self, client: TestClient, ready: None) -> None:
+        plan = client.post("/api/v1/runs?dry_run=true", json=REQUEST).json()
+        assert plan["fitting"] is None
+        limit = f"{plan['memory_total'] / 2**20 + 1024 - 1}MiB"
+        asked = client.post("/api/v1/runs", params={"dry_run": True, "memory": limit}, json=REQUEST).json()
+        assert asked["fitting"]["fits"]
+        changes = {key: value for one in asked["fitting"]["changes"] for key, value in one["overrides"].items()}
+        assert all(one["memory_total"] < plan["memory_total"] for one in asked["fitting"]["changes"])
+        assert client.post("/api/v1/runs", params={"memory": limit}, json=REQUEST).status_code == 507
+        assert client.get("/api/v1/runs").json()["items"] == []
+        made = client.post("/api/v1/runs", params={"memory": limit}, json=REQUEST | {"overrides": changes})
+        assert made.status_code == 201
+        wrong = client.post("/api/v1/runs", params={"dry_run": True, "memory": "much"}, json=REQUEST)
+        assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_input")
+
 
 class TestCreate:
     def test_a_run_is_queued_with_everything_resolved(self, client: TestClient, ready: None) -> None:

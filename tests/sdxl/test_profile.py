@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from contracts.base import BaseProfile
+from contracts.base import AUTOCAST, DORA, DROPOUT, FULL, BaseProfile
 from contracts.footprint import Work
-from contracts.lora import TEXT_ENCODERS
+from contracts.lora import TEXT_ENCODERS, UNET, Adaptation
 from sdxl import profile
 from sdxl.base import load_base
 from sdxl.files import SDXL_CONFIGS, BaseFiles, open_base
 from sdxl.full import trained_weights
 from sdxl.live import peak_bytes_of
-from sdxl.lora import attach
+from sdxl.lora import attach, attach_all
 from sdxl.profile import profile_of, trace_profile
+from tests.profiles import plain_steps_alone
 
 DEMO_BASE = Path(__file__).parents[2] / "bases" / "emoji-xl"
 IMAGES, SIDE = 3, 16
@@ -27,33 +28,61 @@ def traced(tiny_base: Path, known_shapes: Path) -> BaseProfile:
 
 
 class TestTraceProfile:
-    @pytest.mark.parametrize("method", ["attn", "attn-ff", "attn-ff-conv", "full"])
+    @pytest.mark.parametrize(
+        "what",
+        [
+            "attn",
+            "attn-ff",
+            "attn-ff-conv",
+            "attn-ff+dora",
+            "attn-ff-conv+dropout",
+            "attn-ff+dora+dropout",
+            "full",
+            "full+autocast",
+        ],
+    )
     @pytest.mark.parametrize("checkpointing", [False, True])
     def test_knows_what_a_real_step_has_alive(
-        self, tiny_base: Path, traced: BaseProfile, method: Any, checkpointing: bool
+        self, tiny_base: Path, traced: BaseProfile, what: str, checkpointing: bool
     ) -> None:
         unet = load_base(tiny_base, dtype=torch.float32, components={"unet"}).unet
         if checkpointing:
             unet.enable_gradient_checkpointing()
-        rank = 0 if method == "full" else 4
-        if method == "full":
-            unet.requires_grad_(True)
+        rank = 0 if what.startswith(FULL) else 4
+        autocast = AUTOCAST in what
+        if rank:
+            _attach(unet, rank, what)
         else:
-            attach(unet, rank=rank, alpha=4, targets=method, seed=0)
-        resident = [*unet.parameters()]
-        for parameter in resident:
-            if parameter.requires_grad:
-                parameter.grad = torch.zeros_like(parameter)
-        grads = [p.grad for p in resident if p.grad is not None]
+            unet.requires_grad_(True)
 
         def step() -> None:
-            predicted = _call(unet)
-            (predicted - torch.zeros_like(predicted)).square().mean().backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                predicted = _call(unet)
+            (predicted.float() - torch.zeros_like(predicted, dtype=torch.float32)).square().mean().backward()
 
-        counted = peak_bytes_of(step, ignored=[*resident, *grads])
-        footprints = traced.steps[method]
+        counted = peak_bytes_of(step, ignored=_resident(unet))
+        footprints = traced.steps[what]
         footprint = footprints.checkpointed if checkpointing else footprints.plain
-        assert footprint.peak_bytes(_work(rank)) == pytest.approx(counted, rel=0.05)
+        work = Work(images=IMAGES, positions=SIDE * SIDE, rank=rank, bytes_each=2 if autocast else 4)
+        assert footprint.peak_bytes(work) == pytest.approx(counted, rel=0.05)
+
+    @pytest.mark.parametrize("kind", ["nf4", "int8"])
+    @pytest.mark.parametrize("what", ["attn-ff", "attn-ff+dora", "attn-ff+dropout"])
+    def test_a_quantised_step_keeps_no_more_than_one_dense_weight_besides(
+        self, tiny_base: Path, traced: BaseProfile, what: str, kind: Any
+    ) -> None:
+        unet = load_base(tiny_base, dtype=torch.float32, components={"unet"}, quantize=kind).unet
+        _attach(unet, 4, what)
+
+        def step() -> None:
+            _call(unet).square().mean().backward()
+
+        counted = peak_bytes_of(step, ignored=_resident(unet))
+        dense = traced.packed_largest * 4
+        # The scales, which are no buffers, are seen too.
+        scales = 20_000 + traced.packed_weights // 32
+        planned = traced.steps[what].plain.peak_bytes(_work(4))
+        assert 0.95 * planned < counted < 1.05 * (planned + dense) + scales
 
     def test_knows_what_sampling_and_the_vae_have_alive(self, tiny_base: Path, traced: BaseProfile) -> None:
         base = load_base(tiny_base, dtype=torch.float32, components={"unet", "vae"})
@@ -96,6 +125,17 @@ class TestStoredProfiles:
     @pytest.mark.slow
     def test_the_demo_base_is_one_and_as_it_would_be_traced_now(self) -> None:
         files = open_base(DEMO_BASE)
+        with plain_steps_alone():
+            traced = trace_profile(files)
+        stored = profile_of(files)
+        assert traced.steps.items() <= stored.steps.items()
+        assert traced.text_steps.items() <= stored.text_steps.items()
+        rest = {"steps": traced.steps, "text_steps": traced.text_steps}
+        assert stored.model_copy(update=rest) == traced
+
+    @pytest.mark.slow
+    def test_the_demo_base_is_traced_alike_with_dora_and_dropout(self) -> None:
+        files = open_base(DEMO_BASE)
         assert profile_of(files) == trace_profile(files)
 
     def test_a_base_of_a_stored_shape_is_not_traced(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +158,8 @@ class TestStoredProfiles:
         native = Work(images=1, positions=128 * 128, rank=16, bytes_each=2)
         step = found.steps["attn-ff"]
         assert step.checkpointed.peak_bytes(native) < step.plain.peak_bytes(native) / 5
+        # Every Linear of the transformers, but for those of time and size.
+        assert 0.8 < found.packed_weights / found.unet_parameters < 0.9
 
 
 def _call(unet: Any) -> torch.Tensor:
@@ -129,6 +171,22 @@ def _call(unet: Any) -> torch.Tensor:
         return_dict=False,
     )[0]
     return predicted
+
+
+def _attach(unet: Any, rank: int, what: str) -> None:
+    targets: Any = what.partition("+")[0]
+    how = Adaptation(rank=rank, alpha=4, targets=targets, dora=DORA in what, dropout=0.5 if DROPOUT in what else 0.0)
+    attach_all({UNET: unet}, {UNET: how}, seed=0).dropout_keys(range(IMAGES))
+
+
+def _resident(unet: Any) -> list[torch.Tensor]:
+    """What a step finds there: weights, packed ones included, and gradients."""
+    found = [*unet.parameters(), *unet.buffers()]
+    for parameter in unet.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+            found.append(parameter.grad)
+    return found
 
 
 def _work(rank: int) -> Work:

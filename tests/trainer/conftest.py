@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
+from tests.profiles import plain_steps_alone
 from tests.trainer.fixtures import base_dir, cache_dir, finished, one_thread, pictures
 
 __all__ = ["base_dir", "cache_dir", "finished", "one_thread", "pictures"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_traces() -> Iterator[None]:
+    """Whoever plans on the tiny base traces it."""
+    with plain_steps_alone():
+        yield

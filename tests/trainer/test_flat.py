@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from trainer.flat import ALIGNMENT, FlatParameters
+from contracts.memory import ALIGNMENT
+from trainer.flat import FlatParameters
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (64, 2)}
 

@@ -80,7 +80,8 @@ from pathlib import Path
 from rich.console import Console
 from contracts.rundir import RunDir
 from trainer.control import listening
-from trainer.parts import Job, gather, identify
+from trainer.identify import identify
+from trainer.parts import Job, gather
 from trainer.processes import join
 from trainer.recipe import read_recipe
 from trainer.report import Report

@@ -48,15 +48,15 @@ class TestCheckRoom:
     def test_adds_up_what_is_on_one_disk_and_says_how_much_is_missing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
+        usage = shutil.disk_usage(tmp_path)._replace(free=5 * 2**20)
         monkeypatch.setattr(trainer.room.shutil, "disk_usage", lambda folder: usage)
-        check_room([Need(tmp_path, 5_000_000, "checkpoints")])
+        check_room([Need(tmp_path, 5 * 2**20, "checkpoints")])
         with pytest.raises(PatinaError) as caught:
-            check_room([Need(tmp_path, 4_000_000, "2 checkpoints"), Need(tmp_path, 3_500_000, "the weights")])
+            check_room([Need(tmp_path, 2**22, "2 checkpoints"), Need(tmp_path, 7 * 2**19, "the weights")])
         assert caught.value.code == "disk_full"
         assert caught.value.message == (
-            f"The run needs 4 MB for 2 checkpoints, 3.5 MB for the weights; the disk of {tmp_path} has 5 MB: "
-            "2.5 MB too little."
+            f"The run needs 4 MiB for 2 checkpoints, 3.5 MiB for the weights; the disk of {tmp_path} has 5 MiB: "
+            "2.5 MiB too little."
         )
 
 
@@ -71,8 +71,35 @@ class TestIsFull:
 
 
 class TestARun:
+    @pytest.mark.parametrize(("free_bytes", "kept_of"), [(1000, "encoded captions"), (110_000, "latents")])
+    def test_that_has_no_room_for_what_is_encoded_ends_before_it_is(
+        self,
+        free_bytes: int,
+        kept_of: str,
+        base_dir: Path,
+        pictures: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        usage = shutil.disk_usage(tmp_path)._replace(free=free_bytes)
+        monkeypatch.setattr(trainer.room.shutil, "disk_usage", lambda folder: usage)
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        assert train(recipe, tmp_path / "run", tmp_path / "cache") == 1
+        outcome = outcome_of(tmp_path / "run")
+        assert isinstance(outcome, Failed)
+        assert outcome.code == "disk_full"
+        assert kept_of in outcome.message
+        kind = {"encoded captions": "texts", "latents": "latents"}[kept_of]
+        assert not list((tmp_path / "cache" / kind).rglob("*.arrow"))
+
     def test_that_will_not_fit_ends_before_its_first_step(
-        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        finished: Path,
+        base_dir: Path,
+        pictures: Path,
+        cache_dir: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         monkeypatch.setattr(trainer.room.shutil, "disk_usage", lambda folder: usage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,10 @@ class TestCommand:
         assert places == ["/srv/runs/run_1/dataset/1", "/srv/runs/run_1/dataset/2"]
         assert [line[place + 1] for place, word in enumerate(line) if word == "--dataset-weight"] == ["1.0", "0.5"]
         assert option(line, "--cache-dir") == "/cache"
+
+    def test_says_what_memory_the_run_must_fit_where_that_is_set(self) -> None:
+        assert "--memory" not in command(launch())
+        assert option(command(replace(launch(), memory_bytes=12 * 2**30)), "--memory") == "12288.0MiB"
 
     def test_several_gpus_are_several_processes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")

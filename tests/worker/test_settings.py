@@ -27,6 +27,16 @@ class TestDefaults:
             WorkerSettings(lease_s=60, heartbeat_s=30)
 
 
+class TestDeviceMemory:
+    def test_is_said_as_a_size_and_is_none_unless_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert WorkerSettings().device_memory is None
+        monkeypatch.setenv("PATINA_DEVICE_MEMORY", "12GB")
+        assert WorkerSettings().device_memory == 12 * 2**30
+        monkeypatch.setenv("PATINA_DEVICE_MEMORY", "plenty")
+        with pytest.raises(ValueError, match="no amount of memory"):
+            WorkerSettings()
+
+
 class TestFetching:
     def test_is_from_public_machines_and_web_ports_unless_others_are_named(
         self, monkeypatch: pytest.MonkeyPatch
