@@ -71,25 +71,28 @@ class TestIsFull:
 
 
 class TestARun:
-    @pytest.mark.parametrize(("free_bytes", "kept_of"), [(1000, "encoded captions"), (110_000, "latents")])
+    @pytest.mark.parametrize(("kind", "words"), [("texts", "encoded captions"), ("latents", "16 latents")])
     def test_that_has_no_room_for_what_is_encoded_ends_before_it_is(
         self,
-        free_bytes: int,
-        kept_of: str,
+        kind: str,
+        words: str,
+        finished: Path,
         base_dir: Path,
         pictures: Path,
+        cache_dir: Path,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        usage = shutil.disk_usage(tmp_path)._replace(free=free_bytes)
+        if kind == "latents":
+            shutil.copytree(cache_dir / "texts", tmp_path / "cache" / "texts")
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         monkeypatch.setattr(trainer.room.shutil, "disk_usage", lambda folder: usage)
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
         assert train(recipe, tmp_path / "run", tmp_path / "cache") == 1
         outcome = outcome_of(tmp_path / "run")
         assert isinstance(outcome, Failed)
         assert outcome.code == "disk_full"
-        assert kept_of in outcome.message
-        kind = {"encoded captions": "texts", "latents": "latents"}[kept_of]
+        assert words in outcome.message
         assert not list((tmp_path / "cache" / kind).rglob("*.arrow"))
 
     def test_that_will_not_fit_ends_before_its_first_step(
