@@ -46,6 +46,8 @@ COMMON: dict[str, Any] = {
     "checkpoint": {"every_steps": None},
     "tracking": {"enabled": False},
     "optimizer": {"warmup_steps": 0},
+    # Of a full fine-tune, which are written when the training is over, on the host's side.
+    "export": {"layouts": []},
 }
 STATUS = Path("/proc/self/status")
 

@@ -45,10 +45,10 @@ def small_profile(unet_parameters: int = 1_000_000) -> BaseProfile:
 
 
 @contextmanager
-def plain_steps_alone() -> Iterator[None]:
-    """Traces made meanwhile leave out DoRA and dropout, which take two thirds of the time."""
+def few_steps(*ways: str) -> Iterator[None]:
+    """Traces made meanwhile have these ways of training adapters alone: all of them take two thirds of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdxl.profile.WAYS", ("",))
+        patch.setattr("sdxl.profile.WAYS", ways)
         yield
 
 

@@ -16,7 +16,7 @@ from sdxl.full import trained_weights
 from sdxl.live import peak_bytes_of
 from sdxl.lora import attach, attach_all
 from sdxl.profile import profile_of, trace_profile
-from tests.profiles import plain_steps_alone
+from tests.profiles import few_steps
 
 DEMO_BASE = Path(__file__).parents[2] / "bases" / "emoji-xl"
 IMAGES, SIDE = 3, 16
@@ -125,7 +125,7 @@ class TestStoredProfiles:
     @pytest.mark.slow
     def test_the_demo_base_is_one_and_as_it_would_be_traced_now(self) -> None:
         files = open_base(DEMO_BASE)
-        with plain_steps_alone():
+        with few_steps(""):
             traced = trace_profile(files)
         stored = profile_of(files)
         assert traced.steps.items() <= stored.steps.items()

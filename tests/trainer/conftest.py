@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.profiles import plain_steps_alone
+from contracts.base import DROPOUT
+from tests.profiles import few_steps
 from tests.trainer.fixtures import base_dir, cache_dir, finished, one_thread, pictures
 
 __all__ = ["base_dir", "cache_dir", "finished", "one_thread", "pictures"]
@@ -14,6 +15,6 @@ __all__ = ["base_dir", "cache_dir", "finished", "one_thread", "pictures"]
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_traces() -> Iterator[None]:
-    """Whoever plans on the tiny base traces it."""
-    with plain_steps_alone():
+    """Whoever plans on the tiny base traces it, as tests/trainer/tiny.py trains it."""
+    with few_steps("", DROPOUT):
         yield
