@@ -230,14 +230,13 @@ class TestFit:
         )
         assert planned(found.applied(given)).memory_total == found.changes[-1].memory_total
 
-<<<<<<< HEAD
     @pytest.mark.parametrize("full", [{"fused_backward": True}, {"master_weights": "bf16-stochastic"}])
     def test_takes_fewer_pictures_where_gradients_cannot_be_added_up(self, full: dict[str, Any]) -> None:
         given = parse_config(SETTINGS | {"method": "full", "full": full, "optimizer": {"max_grad_norm": None}})
-        found = fit(given, planned(given).memory_total - 1 + ALLOWANCE_BYTES, planned, 1024)
+        found = to_fit(given, planned(given).memory_total - 1 + ALLOWANCE_BYTES)
         assert found.fits
         assert found.overrides == {"batch_size": 2}
-=======
+
     def test_packs_the_frozen_weights_before_it_makes_adapters_smaller(self) -> None:
         given = config(gradient_checkpointing=True, batch_size=1, **{"held_out.timesteps": 1})
         # Half of the weights are packed: of two bytes each, one is saved or one and a half, less what is dense.
@@ -255,7 +254,6 @@ class TestFit:
         assert found.fits
         assert "gradient_accumulation_steps" not in found.overrides
         assert "quantize" not in found.overrides
->>>>>>> 15fea23 (Plans are true of real runs, and runs are held to them)
 
     def test_says_when_nothing_helps(self) -> None:
         found = to_fit(config(), ALLOWANCE_BYTES + 500_000)
