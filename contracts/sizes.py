@@ -15,7 +15,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         ValueError: it is no size.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    found = re.fullmatch(r"\s*(\d{1,12}(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if not found or found[2].upper() not in _UNITS:
         raise ValueError(f"{text!r} is no amount of memory such as 8GB or 12.5GiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])

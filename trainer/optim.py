@@ -72,6 +72,9 @@ class Optimizer:
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go on from what ``state`` gave; tensors that are there already are written into, not replaced."""
+        owners = {name.rpartition("/")[0] for name in tensors}
+        if owners and owners != self._updated.keys():
+            tensors = _cut_anew(tensors, self._updated)
         for name, tensor in tensors.items():
             owner, _, key = name.rpartition("/")
             parameter = self._updated[owner]
@@ -153,6 +156,28 @@ def _eight_bit(groups: list[dict[str, Any]], settings: OptimizerSettings) -> tor
                 inner.init_state(group, parameter, number, place)
     made: torch.optim.Optimizer = inner
     return made
+
+
+def _cut_anew(tensors: Mapping[str, torch.Tensor], updated: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The 8-bit state of other pieces, as another version cut a group, as that of these: no block is divided."""
+    found: dict[tuple[str, str], dict[int, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        owner, _, key = name.rpartition("/")
+        group, _, number = owner.rpartition(".")
+        found.setdefault((group, key), {})[int(number)] = tensor
+    cut: dict[str, torch.Tensor] = {}
+    for (group, key), numbered in found.items():
+        names = [name for name in updated if name.rpartition(".")[0] == group]
+        parts = [numbered[number] for number in sorted(numbered)]
+        if parts[0].ndim == 0 or key.startswith("qmap"):
+            cut |= {f"{name}/{key}": parts[0] for name in names}
+            continue
+        whole = torch.cat(parts)
+        # Of a state one for each element, of its scales one a block.
+        elements_each = sum(updated[name].numel() for name in names) // len(whole)
+        sizes = [updated[name].numel() // elements_each for name in names]
+        cut |= {f"{name}/{key}": part for name, part in zip(names, whole.split(sizes), strict=True)}
+    return cut
 
 
 def _as_tensor(value: torch.Tensor | float) -> torch.Tensor:

@@ -10,7 +10,7 @@ class TestParseBytes:
     def test_reads_sizes_as_they_are_on_cards(self, text: str, count: float) -> None:
         assert parse_bytes(text) == count
 
-    @pytest.mark.parametrize("text", ["8", "GB", "eight GB", "-1GB", "8 parsecs"])
+    @pytest.mark.parametrize("text", ["8", "GB", "eight GB", "-1GB", "8 parsecs", "9" * 400 + "GB"])
     def test_refuses_what_is_none(self, text: str) -> None:
         with pytest.raises(ValueError, match="no amount of memory"):
             parse_bytes(text)

@@ -100,6 +100,23 @@ class TestOptimizer:
         assert torch.equal(again.vector, flat.vector)
         assert all(torch.equal(tensor, resumed.state()[name]) for name, tensor in optimizer.state().items())
 
+    @pytest.mark.parametrize(("before", "now"), [(512, 1 << 20), (1 << 20, 256), (256, 768)])
+    def test_goes_on_bit_for_bit_where_its_pieces_were_of_another_size(
+        self, kind: OptimizerKind, before: int, now: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = OptimizerSettings(kind=kind)
+        monkeypatch.setattr(trainer.optim, "PIECE_ELEMENTS", before)
+        flat, optimizer = make_two_groups(settings)
+        train(flat, optimizer, range(3))
+        file, weights = save(optimizer.state()), flat.vector.detach().clone()
+        train(flat, optimizer, range(3, 6))
+        monkeypatch.setattr(trainer.optim, "PIECE_ELEMENTS", now)
+        again, resumed = make_two_groups(settings)
+        again.vector.data.copy_(weights)
+        resumed.load(load(file))
+        train(again, resumed, range(3, 6))
+        assert torch.equal(again.vector, flat.vector)
+
     def test_without_its_state_it_would_go_on_otherwise(self, kind: OptimizerKind) -> None:
         settings = OptimizerSettings(kind=kind)
         flat, optimizer = make_two_groups(settings)
