@@ -109,7 +109,7 @@ class TestACompletedRun:
         expected = export_bytes(trainer.exports.base_files.open_base(wide_base), settings)
         weights = sum(file.stat().st_size for file in exported.exports.rglob("*.safetensors"))
         assert expected == pytest.approx(weights, rel=0.02)
-        needs = run_needs(exported, parse_config({"method": "full"}), 0, 0, expected)
+        needs = run_needs(exported, parse_config({"method": "full"}), 0, 0, expected, held_out=False)
         assert needs[-1] == (exported.exports, expected, "the exports")
 
 
