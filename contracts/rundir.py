@@ -114,6 +114,8 @@ class Grace(Frozen):
     """A step that has just begun."""
     save_s: float
     """Its checkpoint."""
+    exports_s: float = 0.0
+    """What a full fine-tune writes after its last step, beside its weights."""
     leave_s: float
     """Closing what is open, W&B above all."""
     grace_s: float

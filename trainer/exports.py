@@ -49,9 +49,7 @@ def write_exports(
             _write(open_whole(files, weights, cache_dir=identities), layout, temporary, DTYPES[settings.precision])
             publish(temporary, path)
         except (PatinaError, OSError) as error:
-            if isinstance(error, OSError) and not is_full(error):
-                raise
-            reason = error.message if isinstance(error, PatinaError) else "The disk is full."
+            reason = error.message if isinstance(error, PatinaError) else _why(error)
             report.warn(f"the {layout} export was not written: {reason} {BY_HAND}")
     if wanted:
         report(events.Progress(at=time.time(), phase="exporting", done=len(wanted), total=len(wanted)))
@@ -66,6 +64,10 @@ def export_bytes(files: BaseFiles, settings: ExportSettings) -> int:
     """What all of them take on the disk, but for headers, configs and tokenizers."""
     numbers = sum(torch.Size(shape).numel() for part in COMPONENTS for shape in base_files.shapes(files, part).values())
     return len(settings.layouts) * numbers * DTYPES[settings.precision].itemsize
+
+
+def _why(error: OSError) -> str:
+    return "The disk is full." if is_full(error) else f"The folder cannot be written ({error.strerror})."
 
 
 def _write(whole: Whole, layout: Layout, path: Path, dtype: torch.dtype) -> None:

@@ -1,7 +1,8 @@
 """How long the trainer needs to end when it is asked to: measured as it goes, and left in grace.json for whoever asks.
 
 A stop is looked for between two steps and breaks off previews and measurements, so the worst case is a step that has
-just begun, its checkpoint, and closing what is open. Knows nothing about how a stop is asked for.
+just begun, its checkpoint, and closing what is open; where that step is the last, what the run leaves is written too.
+Knows nothing about how a stop is asked for.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ class GraceKeeper:
     """Keeps grace.json true to within a quarter.
 
     Args:
-        checkpoint_bytes: of one checkpoint, for as long as none was saved.
+        checkpoint_bytes: of one checkpoint; its save tells how fast the disk is.
+        exports_bytes: of what is written after the last step, beside the weights.
     """
 
-    def __init__(self, run_dir: RunDir, *, checkpoint_bytes: int) -> None:
+    def __init__(self, run_dir: RunDir, *, checkpoint_bytes: int, exports_bytes: int = 0) -> None:
         self._run_dir = run_dir
+        self._checkpoint_bytes = checkpoint_bytes
+        self._exports_bytes = exports_bytes
         self._step_s = 0.0
         self._save_s = checkpoint_bytes / SAVING_BYTES_PER_S
         self._leave_s = ENDING_S
@@ -48,13 +52,16 @@ class GraceKeeper:
         self._write()
 
     def _write(self) -> None:
-        grace_s = MARGIN * (self._step_s + self._save_s) + self._leave_s
+        speed = self._checkpoint_bytes / self._save_s if self._save_s else SAVING_BYTES_PER_S
+        exports_s = self._exports_bytes / speed if self._exports_bytes else 0.0
+        grace_s = MARGIN * (self._step_s + self._save_s + exports_s) + self._leave_s
         if not self._step_s or 0.8 < grace_s / (self._written_s or 1e-9) < 1.25:
             return
         self._written_s = grace_s
         said = Grace(
             step_s=round(self._step_s, 3),
             save_s=round(self._save_s, 3),
+            exports_s=round(exports_s, 3),
             leave_s=self._leave_s,
             grace_s=round(grace_s, 3),
         )

@@ -156,7 +156,9 @@ class _Attempt:
         sizes = {name: sum(tensor.nbytes for tensor in group.values()) for name, group in self.groups().items()}
         # An optimiser that has not stepped may keep nothing yet; two moments are the most that any of them keeps.
         self.checkpoint_bytes = sizes["weights"] + (sizes["optimizer"] or 2 * sizes["weights"])
-        self.grace = GraceKeeper(self.run_dir, checkpoint_bytes=self.checkpoint_bytes)
+        full = self.config.method == "full"
+        self.exports_bytes = export_bytes(self.found.base.files, self.config.export) if full else 0
+        self.grace = GraceKeeper(self.run_dir, checkpoint_bytes=self.checkpoint_bytes, exports_bytes=self.exports_bytes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         self.model.restore(checkpoint.tensors)
@@ -170,8 +172,6 @@ class _Attempt:
         """
         if self.processes.is_main:
             weights_bytes = sum(tensor.nbytes for tensor in self.model.published().values())
-            full = self.config.method == "full"
-            exports_bytes = export_bytes(self.found.base.files, self.config.export) if full else 0
             held_out = bool(self.found.data.mixture.held_out)
             check_room(
                 run_needs(
@@ -179,7 +179,7 @@ class _Attempt:
                     self.config,
                     self.checkpoint_bytes,
                     weights_bytes,
-                    exports_bytes,
+                    self.exports_bytes,
                     held_out=held_out,
                 )
             )

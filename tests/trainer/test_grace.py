@@ -25,6 +25,13 @@ class TestGraceKeeper:
         keeper.save_took(1)
         assert said(RunDir(tmp_path)).grace_s == MARGIN * (2 + 1) + ENDING_S
 
+    def test_counts_what_a_full_fine_tune_writes_at_its_end_at_the_speed_of_a_save(self, tmp_path: Path) -> None:
+        keeper = GraceKeeper(RunDir(tmp_path), checkpoint_bytes=10**9, exports_bytes=7 * 10**9)
+        keeper.step_took(2)
+        keeper.save_took(1)
+        assert said(RunDir(tmp_path)).exports_s == 7
+        assert said(RunDir(tmp_path)).grace_s == MARGIN * (2 + 1 + 7) + ENDING_S
+
     def test_grows_at_once_with_a_slow_step_and_is_not_rewritten_for_nothing(self, tmp_path: Path) -> None:
         keeper = GraceKeeper(RunDir(tmp_path), checkpoint_bytes=0)
         keeper.closing_takes(30)
