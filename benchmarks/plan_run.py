@@ -47,7 +47,6 @@ COMMON: dict[str, Any] = {
     "tracking": {"enabled": False},
     "optimizer": {"warmup_steps": 0},
     # Of a full fine-tune, which are written when the training is over, on the host's side.
-    "export": {"layouts": []},
 }
 STATUS = Path("/proc/self/status")
 
@@ -108,7 +107,7 @@ def main() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     asked = _arguments()
     settings = json.loads(asked.settings)
-    config = _config(settings, asked.pixels)
+    config = configuration(settings, asked.pixels)
     asked.identities.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as there:
         folder = Path(there)
@@ -134,11 +133,15 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _config(settings: dict[str, Any], pixels: int) -> TrainConfig:
+def configuration(settings: dict[str, Any], pixels: int) -> TrainConfig:
+    """A case's settings over those that all have in common."""
     merged = {**COMMON, **settings}
     for name in ("optimizer", "checkpoint", "data"):
         merged[name] = {**COMMON.get(name, {}), **settings.get(name, {})}
     merged["data"] = {"resolution_px": pixels} | merged["data"]
+    if merged.get("method") == "full":
+        # Written after the last step, from the weights file: no part of what a plan predicts.
+        merged["export"] = {"layouts": []}
     return parse_config(merged)
 
 
