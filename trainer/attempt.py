@@ -20,7 +20,18 @@ from contracts import events
 from contracts.failures import FAILURES, FailureCode, InvalidInput, PatinaError
 from contracts.rundir import Completed, Failed, Outcome, RunDir, Stopped
 from trainer.control import Requests, StopRequested, listening
-from trainer.folder import Done, completed_before, end, new_reference, only_trainer, prepare, seal
+from trainer.folder import (
+    Completion,
+    Done,
+    completed_before,
+    completion,
+    end,
+    new_reference,
+    only_trainer,
+    prepare,
+    put_back,
+    seal,
+)
 from trainer.loop import Record
 from trainer.parts import Job
 from trainer.processes import Processes, join, leave
@@ -55,6 +66,7 @@ def attempt(job: Job, run_dir: RunDir, console: Console, *, as_json: bool = Fals
                 if processes.is_main:
                     _say_done(run_dir, done, console, as_json=as_json)
                 return 0
+            complete = completion(run_dir) if processes.is_main else None
             if processes.is_main:
                 prepare(run_dir, job.recipe.config)
             processes.wait()
@@ -66,7 +78,7 @@ def attempt(job: Job, run_dir: RunDir, console: Console, *, as_json: bool = Fals
             def show() -> JsonLines | Terminal:
                 return JsonLines(console.file) if as_json else Terminal(console, steps, again)
 
-            return _end_in_words(job, run_dir, processes, requests, show)
+            return _end_in_words(job, run_dir, processes, requests, show, complete)
     finally:
         leave()
 
@@ -83,8 +95,18 @@ def _say_done(run_dir: RunDir, done: Done, console: Console, *, as_json: bool) -
 
 
 def _end_in_words(
-    job: Job, run_dir: RunDir, processes: Processes, requests: Requests, show: Callable[[], JsonLines | Terminal]
+    job: Job,
+    run_dir: RunDir,
+    processes: Processes,
+    requests: Requests,
+    show: Callable[[], JsonLines | Terminal],
+    complete: Completion | None,
 ) -> int:
+    """One attempt and its end.
+
+    Args:
+        complete: what said that the run was complete before it was to have more steps.
+    """
     record = Record()
     with _reporting(run_dir, processes, show) as report:
         manifest = None
@@ -103,8 +125,10 @@ def _end_in_words(
         if isinstance(outcome, Failed):
             code, message = outcome.code, f"{outcome.message} {outcome.hint}"
         elif isinstance(outcome, Completed):
-            message = f"weights and previews are in {run_dir.root}"
+            message = f"weights and what else it made are in {run_dir.root}"
         report(events.Finished(at=time.time(), step=outcome.step, state=outcome.state, code=code, message=message))
+    if isinstance(outcome, Failed) and complete is not None and record.step <= complete.step:
+        put_back(complete)
     return int(isinstance(outcome, Failed))
 
 

@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import yaml
@@ -119,6 +120,28 @@ def prepare(run_dir: RunDir, config: TrainConfig) -> None:
     run_dir.outcome.unlink(missing_ok=True)
     run_dir.manifest.unlink(missing_ok=True)
     write_atomically(run_dir.config, as_yaml(config))
+
+
+class Completion(NamedTuple):
+    """What says that a run is complete, manifest.json last."""
+
+    step: int
+    files: dict[Path, str]
+
+
+def completion(run_dir: RunDir) -> Completion | None:
+    """Of a complete run that is to have more steps, before ``prepare`` takes it away; None of any other."""
+    outcome = read_outcome(run_dir)
+    if not run_dir.manifest.exists() or not isinstance(outcome, Completed):
+        return None
+    files = (run_dir.config, run_dir.outcome, run_dir.manifest)
+    return Completion(outcome.step, {file: file.read_text(encoding="utf-8") for file in files})
+
+
+def put_back(before: Completion) -> None:
+    """A complete run that was to go on and could not take a step is as complete as it was."""
+    for file, text in before.files.items():
+        write_atomically(file, text)
 
 
 def end(run_dir: RunDir, outcome: Outcome) -> bool:

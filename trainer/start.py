@@ -5,6 +5,7 @@ What does not fit is refused in words, before anything is encoded. Knows nothing
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from contracts.failures import FieldError, InvalidInput
 from contracts.lora import UNET
 from contracts.train import TrainConfig
 from sdxl.adapter import require_fit
-from sdxl.dialects import Adapter
+from sdxl.dialects import PEFT_WEIGHTS, Adapter
 from sdxl.files import BaseFiles, open_base
 from sdxl.formats import check_full, components_of, full_tensors, load_adapter, named_weights, read_header, tail_hash
 from sdxl.full import require_base
@@ -50,7 +51,15 @@ def parent_of(path: Path, config: TrainConfig, base_dir: Path) -> Parent:
         if differing := _differences(adapter, layers, dora=config.lora.dora):
             raise _misfit(differing)
         require_fit(adapter.modules, {name: layer.shape for name, layer in layers.items()})
-    return Parent(sha256=tail_hash(path), name=config.init_from or (header.name if header else None))
+    return Parent(sha256=_hash(path), name=config.init_from or (header.name if header else None))
+
+
+def _hash(path: Path) -> str:
+    """Of a file's tensors; a PEFT folder with an adapter for each of several networks is all of their hashes'."""
+    if not path.is_dir():
+        return tail_hash(path)
+    hashes = [tail_hash(file) for file in sorted(path.rglob(PEFT_WEIGHTS))]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def refuse_other_base(path: Path, base_identity: str) -> None:

@@ -48,7 +48,7 @@ class TestTerminal:
                 )
             )
         terminal.close()
-        for words in ("0.2500", "3.0 images/s", "2/10", "0:00:08 left", "1.5 GB"):
+        for words in ("0.2500", "3.0 images/s", "2/10", "0:00:08 left", "1.4 GiB"):
             assert words in shown.getvalue()
 
     def test_writes_plain_lines_elsewhere(self) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from contracts import events
 from contracts.rundir import Completed, RunDir
+from contracts.train import parse_config
 from sdxl.dialects import Dialect, read, write
 from sdxl.formats import read_header, tail_hash
 from tests.trainer.tiny import events_of, make_recipe, outcome_of, same, train, weights_of
+from trainer.start import parent_of
 
 QUIET = {"preview__prompts": [], "held_out__every_steps": None, "measure_floor": False}
 
@@ -62,8 +67,32 @@ class TestInitWeights:
         assert train(recipe, tmp_path / "run", cache_dir) == 1
         assert "init_from: is resolved by a server; here, give the file by --init-weights" in capsys.readouterr().err
 
+    def test_a_peft_folder_is_a_start_like_any(
+        self, finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        published = read(finished / "weights" / "tiny.safetensors")
+        write(tmp_path / "peft", published.modules, published.metadata, "peft")
+        config = parse_config(yaml.safe_load(RunDir(finished).config.read_text()))
+        (adapter,) = (tmp_path / "peft").rglob("adapter_model.safetensors")
+        assert parent_of(tmp_path / "peft", config, base_dir).sha256 == tail_hash(adapter)
+
 
 class TestMoreSteps:
+    def test_a_complete_run_that_cannot_go_on_is_as_complete_as_before(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        others = shutil.copytree(pictures, tmp_path / "others")
+        (others / "1.png").write_bytes((others / "2.png").read_bytes())
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=3, **QUIET)
+        assert train(recipe, tmp_path / "run", cache_dir) == 0
+        run_dir = RunDir(tmp_path / "run")
+        files = (run_dir.config, run_dir.outcome, run_dir.manifest)
+        before = [file.read_bytes() for file in files]
+        assert train(recipe, run_dir.root, cache_dir, "steps=4", "--dataset-dir", str(others)) == 1
+        assert [file.read_bytes() for file in files] == before
+        assert train(recipe, run_dir.root, cache_dir, "steps=4") == 0
+        assert json.loads(run_dir.outcome.read_text())["step"] == 4
+
     def test_a_finished_run_with_a_constant_rate_goes_on_exactly(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:
