@@ -231,6 +231,10 @@ class TrainConfig(Frozen):
         if self.method == "full" and self.output_dialect is not None:
             message = "must be null with method full: it is a LoRA's"
             broken.append(Contradiction("/output_dialect", message, ("/method",)))
+        if self.method == "full":
+            for name in self.lora.text_encoders:
+                message = f"would train nothing with method full: set full.{name}"
+                broken.append(Contradiction(f"/lora/{name}", message, ("/method",)))
         broken += contradictions(
             method=self.method,
             precision=self.precision,

@@ -35,6 +35,10 @@ class TestFullFineTuning:
         wrong = refusals({"method": "full", "full": full, "precision": "fp32", "gradient_accumulation_steps": 4})
         assert set(wrong) == {"/precision", "/gradient_accumulation_steps"}
 
+    def test_adapters_on_text_encoders_are_refused_of_it(self) -> None:
+        wrong = refusals({"method": "full", "lora": {"text_encoder": {}, "rank": 4}})
+        assert wrong == {"/lora/text_encoder": "would train nothing with method full: set full.text_encoder"}
+
     def test_its_settings_are_refused_of_adapters(self) -> None:
         assert "always kept in fp32" in refusals({"full": {"fused_backward": True}})["/full"]
 
