@@ -121,7 +121,10 @@ class TestTraceProfile:
         assert {f"unet.{name}" for name in traced.adapted("attn-ff")} == set(bank.module_names)
 
 
+@pytest.mark.timeout(900)
 class TestStoredProfiles:
+    """Tracing all ways of training takes minutes at full size."""
+
     @pytest.mark.slow
     def test_the_demo_base_is_one_and_as_it_would_be_traced_now(self) -> None:
         files = open_base(DEMO_BASE)
