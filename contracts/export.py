@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from contracts.config import Frozen
-from contracts.precision import Precision
+from contracts.precision import BYTES, Precision
 
 Layout = Literal["single-file", "diffusers"]
 
@@ -24,6 +24,10 @@ class ExportSettings(Frozen):
 
     precision: Precision = "fp16"
     """Type of the numbers in them: half precision takes 7 GB a layout at full size; the weights file stays as it is."""
+
+    def bytes_of(self, numbers: int) -> int:
+        """What all layouts of a model of so many numbers take, but for headers, configs and tokenizers."""
+        return len(self.layouts) * numbers * BYTES[self.precision]
 
     @field_validator("layouts")
     @classmethod

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from contracts.config import Frozen
-from contracts.failures import FailureCode, InvalidInput, PatinaError
+from contracts.failures import FailureCode, PatinaError
 from contracts.sizes import GIB, size
 from contracts.train import TrainConfig, parse_config
 
@@ -62,10 +62,7 @@ def fit(config: TrainConfig, memory_bytes: int, taken: Callable[[TrainConfig], i
     for overrides, why in _ladder(config, side_px):
         if fits(reached, memory_bytes):
             break
-        try:
-            with_it = taken(_changed(config, [*rungs, (overrides, why)]))
-        except InvalidInput:
-            continue  # such as accumulation beside gradients that are freed at once
+        with_it = taken(_changed(config, [*rungs, (overrides, why)]))
         if with_it < reached:
             rungs.append((overrides, why))
             reached = with_it

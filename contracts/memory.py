@@ -15,11 +15,9 @@ from contracts.config import Frozen
 from contracts.footprint import FULL_PRECISION, Work
 from contracts.lora import UNET
 from contracts.optimizers import ADAFACTOR_BYTES, STATE_BYTES
-from contracts.precision import PACKED_BYTES, PACKED_ROW_BYTES
+from contracts.precision import BYTES, PACKED_BYTES, PACKED_ROW_BYTES
 from contracts.train import TrainConfig
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""A number of each compute type."""
 ALIGNMENT = 256
 """Trained parameters lie in one vector, each from a multiple of so many numbers on: no block of an 8-bit state has
 numbers of two."""

@@ -14,7 +14,6 @@ from contracts.dataset import DatasetSummary
 from contracts.fitting import Fitting, fit, fits
 from contracts.footprint import FULL_PRECISION
 from contracts.memory import (
-    BYTES,
     MemoryParts,
     average_bytes,
     memory_parts,
@@ -22,6 +21,7 @@ from contracts.memory import (
     trainable_parameters,
     weight_bytes,
 )
+from contracts.precision import BYTES
 from contracts.train import TrainConfig
 
 LATENT_BYTES = 2 * 4
@@ -110,8 +110,7 @@ def export_bytes(config: TrainConfig, base: BaseDescription) -> int:
     if config.method != "full":
         return 0
     profile = base.profile
-    numbers = profile.unet_parameters + profile.text_encoder_parameters + profile.vae_parameters
-    return len(config.export.layouts) * numbers * BYTES[config.export.precision]
+    return config.export.bytes_of(profile.unet_parameters + profile.text_encoder_parameters + profile.vae_parameters)
 
 
 def memory_of(config: TrainConfig, base: BaseDescription, *, held_out: bool) -> MemoryParts:

@@ -18,6 +18,8 @@ from contracts.mistakes import Contradiction
 Precision = Literal["fp32", "bf16", "fp16"]
 Quantization = Literal["nf4", "int8"]
 
+BYTES: Mapping[Precision, int] = MappingProxyType({"fp32": 4, "bf16": 2, "fp16": 2})
+"""A number of each compute type."""
 PACKED_BYTES: Mapping[Quantization, float] = MappingProxyType(
     # A scale in 8 bits for each 64 weights, and one in fp32 for each 256 of these: QLoRA, section 3.
     {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}

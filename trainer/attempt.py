@@ -127,7 +127,7 @@ def _end_in_words(
         elif isinstance(outcome, Completed):
             message = f"weights and what else it made are in {run_dir.root}"
         report(events.Finished(at=time.time(), step=outcome.step, state=outcome.state, code=code, message=message))
-    if isinstance(outcome, Failed) and complete is not None and record.step <= complete.step:
+    if isinstance(outcome, Failed) and complete is not None and record.step <= complete.outcome.step:
         put_back(complete)
     return int(isinstance(outcome, Failed))
 

@@ -50,11 +50,12 @@ def refuse_too_large(
         PatinaError: OUT_OF_MEMORY, with what to change.
     """
     limit = memory_bytes or device_bytes(processes.device)
-    found = None
+    refused = None
     if limit is not None and base is not None:
         found = fitted(config, base, held_out=held_out, memory_bytes=limit)
-        taken = memory_of(config, base, held_out=held_out).total
-    agreed = processes.from_main(None if found is None else (taken, limit, found))
+        if found is not None:
+            refused = memory_of(config, base, held_out=held_out).total, limit, found
+    agreed = processes.from_main(refused)
     if agreed is not None:
         raise does_not_fit(*agreed)
 

@@ -6,6 +6,7 @@ there whole or not at all. Knows nothing about training.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -61,9 +62,9 @@ def export_path(run_dir: RunDir, name: str, layout: Layout) -> Path:
 
 
 def export_bytes(files: BaseFiles, settings: ExportSettings) -> int:
-    """What all of them take on the disk, but for headers, configs and tokenizers."""
-    numbers = sum(torch.Size(shape).numel() for part in COMPONENTS for shape in base_files.shapes(files, part).values())
-    return len(settings.layouts) * numbers * DTYPES[settings.precision].itemsize
+    """What all of them take on the disk, counted in the base's files: its shape need not have been traced."""
+    shapes = (shape for part in COMPONENTS for shape in base_files.shapes(files, part).values())
+    return settings.bytes_of(sum(math.prod(shape) for shape in shapes))
 
 
 def _why(error: OSError) -> str:

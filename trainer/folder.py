@@ -69,13 +69,12 @@ def completed_before(run_dir: RunDir, config: TrainConfig) -> Done | None:
     Raises:
         InvalidInput: it is complete, but other settings would change the result, or nothing is left to go on from.
     """
-    if not run_dir.manifest.exists():
+    complete = completion(run_dir)
+    if complete is None:
         return None
-    outcome = read_outcome(run_dir)
-    if not isinstance(outcome, Completed):
-        return None
-    before = parse_config(yaml.safe_load(run_dir.config.read_text(encoding="utf-8")))
-    manifest = Manifest.model_validate_json(run_dir.manifest.read_bytes())
+    outcome = complete.outcome
+    before = parse_config(yaml.safe_load(complete.files[run_dir.config]))
+    manifest = Manifest.model_validate_json(complete.files[run_dir.manifest])
     if manifest.config_digest == config.digest():
         return Done(outcome, ())
     changed = changes(before, config)
@@ -125,17 +124,17 @@ def prepare(run_dir: RunDir, config: TrainConfig) -> None:
 class Completion(NamedTuple):
     """What says that a run is complete, manifest.json last."""
 
-    step: int
+    outcome: Completed
     files: dict[Path, str]
 
 
 def completion(run_dir: RunDir) -> Completion | None:
-    """Of a complete run that is to have more steps, before ``prepare`` takes it away; None of any other."""
+    """Of a complete run, before ``prepare`` takes it away; None of any other."""
     outcome = read_outcome(run_dir)
     if not run_dir.manifest.exists() or not isinstance(outcome, Completed):
         return None
     files = (run_dir.config, run_dir.outcome, run_dir.manifest)
-    return Completion(outcome.step, {file: file.read_text(encoding="utf-8") for file in files})
+    return Completion(outcome, {file: file.read_text(encoding="utf-8") for file in files})
 
 
 def put_back(before: Completion) -> None:

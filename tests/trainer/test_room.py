@@ -44,12 +44,17 @@ def fill_the_disk_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.checkpoint, "_write", filling_up)
 
 
+def leave_free(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every disk say that it has so many bytes left."""
+    usage = shutil.disk_usage("/")._replace(free=count)
+    monkeypatch.setattr(trainer.room.shutil, "disk_usage", lambda folder: usage)
+
+
 class TestCheckRoom:
     def test_adds_up_what_is_on_one_disk_and_says_how_much_is_missing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        usage = shutil.disk_usage(tmp_path)._replace(free=5 * 2**20)
-        monkeypatch.setattr(trainer.room.shutil, "disk_usage", lambda folder: usage)
+        leave_free(5 * 2**20, monkeypatch)
         check_room([Need(tmp_path, 5 * 2**20, "checkpoints")])
         with pytest.raises(PatinaError) as caught:
             check_room([Need(tmp_path, 2**22, "2 checkpoints"), Need(tmp_path, 7 * 2**19, "the weights")])
@@ -85,8 +90,7 @@ class TestARun:
     ) -> None:
         if kind == "latents":
             shutil.copytree(cache_dir / "texts", tmp_path / "cache" / "texts")
-        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-        monkeypatch.setattr(trainer.room.shutil, "disk_usage", lambda folder: usage)
+        leave_free(1000, monkeypatch)
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
         assert train(recipe, tmp_path / "run", tmp_path / "cache") == 1
         outcome = outcome_of(tmp_path / "run")
@@ -104,8 +108,7 @@ class TestARun:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-        monkeypatch.setattr(trainer.room.shutil, "disk_usage", lambda folder: usage)
+        leave_free(1000, monkeypatch)
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
         assert train(recipe, tmp_path / "run", cache_dir) == 1
         outcome = outcome_of(tmp_path / "run")
