@@ -93,7 +93,7 @@ def shape_digest(shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> str:
 
 
 def trace_profile(files: BaseFiles) -> BaseProfile:
-    """Count and trace; a minute or two at full size. Reads configs alone."""
+    """Count and trace; three to four processor minutes at full size. Reads configs alone."""
     counts = {name: _parameters(empty_network(files, name)) for name in base_files.COMPONENTS}
     config = base_files.config(files, "unet")
     unet = _unet(files)
