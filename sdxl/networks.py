@@ -78,7 +78,8 @@ def _quantized_state(
     for key, tensor in _named_tensors(files, component, network):
         name, _, part = key.rpartition(".")
         if part != "weight" or name not in layers:
-            state[key] = tensor.to(device=device, dtype=dtype).contiguous()
+            # Copied even if nothing changes: a tensor of the mapped file would keep the pages of those that are packed.
+            state[key] = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
             continue
         parent, _, last = name.rpartition(".")
         plain = network.get_submodule(name)

@@ -54,6 +54,22 @@ class TestLoading:
         torch.nn.Module.to(unet, torch.float32)
         assert _bytes("VmHWM") - before > ALLOWED * weights
 
+    def test_keeps_no_page_of_the_weights_that_it_quantises(
+        self, middling: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sdxl.files, "MAPPED_BYTES", 2**22)
+        for stored in (torch.float16, torch.float32):  # in its own type, nothing else would take a tensor off the file
+            load_base(middling, dtype=stored, components={"unet"}, quantize="nf4")
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        mapped = _bytes("RssFile")
+        unets = [
+            load_base(middling, dtype=stored, components={"unet"}, quantize="nf4").unet
+            for stored in (torch.float16, torch.float32)
+        ]
+        assert sum(parameter.nbytes for unet in unets for parameter in unet.parameters()) > 50_000_000
+        assert _bytes("RssFile") - mapped < 10_000_000
+
 
 def _bytes(name: str) -> int:
     found = re.search(rf"^{name}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
