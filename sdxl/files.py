@@ -25,8 +25,8 @@ SDXL_CONFIGS = Path(__file__).parent / "configs"
 TOKENIZERS = Path(__file__).parents[1] / "bases" / "emoji-xl"
 """CLIP's vocabulary, the same for every SDXL."""
 
-MAPPED_BYTES = 2**28
-"""What is read of a mapped file counts as this process's memory until it is closed; so it is closed after so much."""
+MAPPED_PARTS = 16
+"""What is read of a mapped file counts as this process's memory until it is closed; so it is opened so many times."""
 
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -161,10 +161,11 @@ def _renamed(files: BaseFiles, component: str, keys: Any, read: Any) -> Iterator
 def _reader(path: Path) -> Callable[[str], torch.Tensor]:
     """Reads tensors by name; a mapping ends when the file is opened anew and none of its tensors is held."""
     file, read_bytes = _opened(path), 0
+    part_bytes = path.stat().st_size / MAPPED_PARTS
 
     def read(key: str) -> torch.Tensor:
         nonlocal file, read_bytes
-        if read_bytes >= MAPPED_BYTES:
+        if read_bytes >= part_bytes:
             file, read_bytes = _opened(path), 0
         tensor: torch.Tensor = file.get_tensor(key)
         read_bytes += tensor.nbytes

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
-PIECE_ELEMENTS = 1 << 22
-"""Elements exchanged at once: what an exchange costs in memory beside the two vectors."""
+PIECE_ELEMENTS = 1 << 20
+"""Elements exchanged or converted at once: two such pieces are what it costs in memory beside the two vectors."""
 
 
 class Average:
@@ -32,6 +32,9 @@ class Average:
     def update(self, step: int) -> None:
         """Take in the weights after optimiser step ``step``, counted from 1: e ← d e + (1 - d) θ."""
         share = 1 - decay_of(step, self._decay)
+        if self._live.dtype is self.vector.dtype:
+            self.vector.lerp_(self._live, share)
+            return
         for live, average in self._pieces():
             average.lerp_(live.float(), share)
 

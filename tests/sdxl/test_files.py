@@ -17,15 +17,15 @@ class TestTensors:
         self, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         files = base_files.open_base(tiny_base)
-        monkeypatch.setattr(base_files, "MAPPED_BYTES", 2**40)
+        monkeypatch.setattr(base_files, "MAPPED_PARTS", 1)
         whole = _most_resident_bytes(files)
-        monkeypatch.setattr(base_files, "MAPPED_BYTES", 2**16)
+        monkeypatch.setattr(base_files, "MAPPED_PARTS", 100)
         assert 0 < _most_resident_bytes(files) < whole / 2
 
     def test_opening_a_file_anew_changes_nothing(self, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         files = base_files.open_base(tiny_base)
         whole = dict(base_files.tensors(files, "unet"))
-        monkeypatch.setattr(base_files, "MAPPED_BYTES", 0)
+        monkeypatch.setattr(base_files, "MAPPED_PARTS", 10**9)
         pieces = dict(base_files.tensors(files, "unet"))
         assert list(pieces) == list(whole)
         assert all(pieces[key].equal(tensor) for key, tensor in whole.items())

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import sdxl.files
 from benchmarks.random_sdxl import TINY, write_base
 from sdxl.base import load_base
 
@@ -35,10 +34,8 @@ def middling(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 class TestLoading:
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_takes_no_more_memory_than_the_weights_in_their_target_dtype(
-        self, middling: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+        self, middling: Path, dtype: torch.dtype
     ) -> None:
-        # Pages of a mapped file count as this process's while it is open; so it is closed sooner than usual.
-        monkeypatch.setattr(sdxl.files, "MAPPED_BYTES", 2**22)
         load_base(middling, dtype=dtype, components={"unet"})
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
@@ -54,10 +51,7 @@ class TestLoading:
         torch.nn.Module.to(unet, torch.float32)
         assert _bytes("VmHWM") - before > ALLOWED * weights
 
-    def test_keeps_no_page_of_the_weights_that_it_quantises(
-        self, middling: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(sdxl.files, "MAPPED_BYTES", 2**22)
+    def test_keeps_no_page_of_the_weights_that_it_quantises(self, middling: Path) -> None:
         for stored in (torch.float16, torch.float32):  # in its own type, nothing else would take a tensor off the file
             load_base(middling, dtype=stored, components={"unet"}, quantize="nf4")
         gc.collect()
