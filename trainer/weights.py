@@ -17,6 +17,7 @@ from torch import nn
 from contracts.failures import FieldError, InvalidInput
 from contracts.lora import UNET, idle_patterns
 from contracts.train import TrainConfig
+from sdxl import attention
 from sdxl.base import TEXT_COMPONENTS, Base, load_base
 from sdxl.files import open_base
 from sdxl.formats import named_weights, trained_weights
@@ -80,6 +81,8 @@ def load_trainable(path: Path, config: TrainConfig, device: torch.device) -> Tra
     dtype = torch.float32 if full and not in_bf16 else compute_dtype
     base = load_base(path, dtype=dtype, device=device, components=components, quantize=config.quantize)
     unet = base.unet
+    if device.type == "cpu":
+        attention.use_in(unet)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if full:
