@@ -103,13 +103,13 @@ def _weight(
         return torch.zeros(shape, dtype=dtype)
     if len(shape) == 1:
         return torch.ones(shape, dtype=dtype)
-    scaled = (pool * (GAIN / shape[1:].numel() ** 0.5)).to(dtype)
+    scale = GAIN / shape[1:].numel() ** 0.5
     start = int(torch.randint(POOL, (1,), generator=generator))
     out = torch.empty(shape.numel(), dtype=dtype)
     filled = 0
     while filled < len(out):
-        piece = scaled[start : start + len(out) - filled]
-        out[filled : filled + len(piece)] = piece
+        piece = pool[start : start + len(out) - filled]
+        out[filled : filled + len(piece)] = piece * scale
         filled, start = filled + len(piece), 0
     return out.view(shape)
 

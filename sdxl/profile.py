@@ -39,6 +39,8 @@ from sdxl.trace import (
 )
 
 TARGET_SETS: tuple[TargetSet, ...] = get_args(TargetSet)
+ADAPTED = tuple(itertools.product(TARGET_SETS, WAYS))
+"""What adapters a step of the UNet can train: each is traced with and without checkpointing, most of a trace's time."""
 VERSION = 4
 """Of what is traced; a change of the layers, or of what a step keeps, makes what was traced before worthless."""
 KNOWN = Path(__file__).parents[1] / "bases" / "profiles"
@@ -144,7 +146,7 @@ def _modules(unet: nn.Module) -> dict[TargetSet, dict[str, tuple[int, int]]]:
 def _steps(files: BaseFiles, config: dict[str, Any], unet: Any) -> dict[str, StepFootprints]:
     """Of each way of training adapters on each target set, and of the whole UNet; leaves ``unet`` as it was."""
     steps = {}
-    for targets, way in itertools.product(TARGET_SETS, WAYS):
+    for targets, way in ADAPTED:
         bank = attach_all({UNET: unet}, {UNET: _adaptation(way, targets)}, seed=0)
         bank.dropout_keys(range(IMAGES))
         steps[f"{targets}{way}"] = _both(unet, lambda: trace_training(unet, config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from patina import leftovers
+from patina.cli import main
 from patina.home import MARKER, home_id
 
 PATIENCE_S = 90.0
@@ -63,6 +67,20 @@ class Machine:
             self.command(*arguments, "--json"), env=self.environment(), capture_output=True, text=True, check=False
         )
         return done.returncode, json.loads(done.stdout)
+
+    def ask(self, *arguments: str) -> tuple[int, Any]:
+        """The same in this process, where it proves nothing of the command line itself: a start takes most of a second.
+
+        Not for ``up``, which replaces the process.
+        """
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+            for name in [name for name in os.environ if name.startswith("PATINA_")]:
+                patch.delenv(name)
+            for name, value in self.environment().items():
+                patch.setenv(name, value)
+            code = main([*arguments, "--json"])
+        return code, json.loads(said.getvalue())
 
     def processes(self) -> list[int]:
         """Every process with this home's mark or path, however it came to be; Valkey writes over its environment."""

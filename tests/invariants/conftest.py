@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.trainer.fixtures import base_dir, cache_dir, finished, one_thread, pictures
+from tests.trainer.fixtures import base_dir, cache_dir, finished, one_thread, pictures, tokenizers_read_once
 
-__all__ = ["base_dir", "cache_dir", "finished", "one_thread", "pictures"]
+__all__ = ["base_dir", "cache_dir", "finished", "one_thread", "pictures", "tokenizers_read_once"]

@@ -71,7 +71,9 @@ class TestUp:
         assert "patina keys create NAME" in problem["hint"]
         assert machine.processes() == []
 
-    @pytest.mark.parametrize("variable", ["PATINA_MAX_STORE_PX", "PATINA_MAX_WAIT_S"])
+    @pytest.mark.parametrize(
+        "variable", ["PATINA_MAX_STORE_PX", pytest.param("PATINA_MAX_WAIT_S", marks=pytest.mark.slow)]
+    )
     def test_a_setting_of_a_worker_or_the_server_that_cannot_be_is_refused_before_anything_starts(
         self, machine: Machine, variable: str
     ) -> None:

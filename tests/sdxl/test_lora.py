@@ -97,10 +97,11 @@ def with_peft(unet, state, how):
         use_rslora=how.rslora,
         use_dora=how.dora,
     )
+    dtype = unet.dtype  # diffusers walks through all modules to find it
     adapted = inject_adapter_in_model(settings, unet)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
-            parameter.data = state[peft_key(name)].to(unet.dtype)
+            parameter.data = state[peft_key(name)].to(dtype)
     return adapted
 
 

@@ -16,7 +16,7 @@ from sdxl.full import trained_weights
 from sdxl.live import peak_bytes_of
 from sdxl.lora import attach, attach_all
 from sdxl.profile import profile_of, trace_profile
-from tests.profiles import few_steps
+from tests.profiles import few_traces
 
 DEMO_BASE = Path(__file__).parents[2] / "bases" / "emoji-xl"
 IMAGES, SIDE = 3, 16
@@ -24,27 +24,35 @@ IMAGES, SIDE = 3, 16
 
 @pytest.fixture(scope="module")
 def traced(tiny_base: Path, known_shapes: Path) -> BaseProfile:
-    return profile_of(open_base(tiny_base), known_shapes)
+    with few_traces():
+        return profile_of(open_base(tiny_base), known_shapes)
+
+
+@pytest.fixture(scope="module")
+def traced_whole(tiny_base: Path) -> BaseProfile:
+    return trace_profile(open_base(tiny_base))
 
 
 class TestTraceProfile:
     @pytest.mark.parametrize(
         "what",
-        [
-            "attn",
-            "attn-ff",
-            "attn-ff-conv",
-            "attn-ff+dora",
-            "attn-ff-conv+dropout",
-            "attn-ff+dora+dropout",
-            "full",
-            "full+autocast",
-        ],
+        ["attn", "attn-ff", "attn-ff-conv+dropout", "attn-ff+dora+dropout", "full", "full+autocast"],
     )
     @pytest.mark.parametrize("checkpointing", [False, True])
     def test_knows_what_a_real_step_has_alive(
         self, tiny_base: Path, traced: BaseProfile, what: str, checkpointing: bool
     ) -> None:
+        self._compare(tiny_base, traced, what, checkpointing)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("what", ["attn-ff-conv", "attn-ff+dora"])
+    @pytest.mark.parametrize("checkpointing", [False, True])
+    def test_knows_what_the_other_steps_have_alive(
+        self, tiny_base: Path, traced_whole: BaseProfile, what: str, checkpointing: bool
+    ) -> None:
+        self._compare(tiny_base, traced_whole, what, checkpointing)
+
+    def _compare(self, tiny_base: Path, traced: BaseProfile, what: str, checkpointing: bool) -> None:
         unet = load_base(tiny_base, dtype=torch.float32, components={"unet"}).unet
         if checkpointing:
             unet.enable_gradient_checkpointing()
@@ -67,7 +75,7 @@ class TestTraceProfile:
         assert footprint.peak_bytes(work) == pytest.approx(counted, rel=0.05)
 
     @pytest.mark.parametrize("kind", ["nf4", "int8"])
-    @pytest.mark.parametrize("what", ["attn-ff", "attn-ff+dora", "attn-ff+dropout"])
+    @pytest.mark.parametrize("what", ["attn-ff", "attn-ff+dora+dropout", "attn-ff+dropout"])
     def test_a_quantised_step_keeps_no_more_than_one_dense_weight_besides(
         self, tiny_base: Path, traced: BaseProfile, what: str, kind: Any
     ) -> None:
@@ -128,7 +136,7 @@ class TestStoredProfiles:
     @pytest.mark.slow
     def test_the_demo_base_is_one_and_as_it_would_be_traced_now(self) -> None:
         files = open_base(DEMO_BASE)
-        with few_steps(""):
+        with few_traces(tuple((targets, "") for targets in profile.TARGET_SETS)):
             traced = trace_profile(files)
         stored = profile_of(files)
         assert traced.steps.items() <= stored.steps.items()

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from contracts.base import DROPOUT
-from tests.profiles import few_steps
-from tests.trainer.fixtures import base_dir, cache_dir, finished, one_thread, pictures
+from tests.profiles import few_traces
+from tests.trainer.fixtures import base_dir, cache_dir, finished, one_thread, pictures, tokenizers_read_once
 
-__all__ = ["base_dir", "cache_dir", "finished", "one_thread", "pictures"]
+__all__ = ["base_dir", "cache_dir", "finished", "one_thread", "pictures", "tokenizers_read_once"]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_traces() -> Iterator[None]:
     """Whoever plans on the tiny base traces it, as tests/trainer/tiny.py trains it."""
-    with few_steps("", DROPOUT):
+    with few_traces():
         yield

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.random_sdxl import write_base
+from sdxl.tokens import load_tokenizer
 from tests.trainer.tiny import empty_cache, make_pictures, make_recipe, train
 
 
@@ -19,6 +21,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tokenizers_read_once() -> Iterator[None]:
+    """Each run in this process counts captions with those of one base; reading them takes as long as a step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.caption_report.load_tokenizer", cache(load_tokenizer))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,21 +21,19 @@ SQUARE, TALL = Bucket(64, 64), Bucket(48, 80)
 
 
 class TestARun:
-    def test_ends_by_saying_how_many_times_its_floor_a_step_took(self, finished: Path) -> None:
-        said = events_of(finished)
+    def test_ends_by_saying_how_many_times_its_floor_a_step_took_and_learns_the_same(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, finished: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, measure_floor=True)
+        assert train(recipe, tmp_path / "run", cache_dir) == 0
+        said = events_of(tmp_path / "run")
         (paced,) = (event for event in said if isinstance(event, events.Paced))
         assert paced.step == 6
         assert paced.ratio == pytest.approx(paced.step_s / paced.floor_s)
         assert min(paced.step_s, paced.floor_s) > 0
         assert said.index(paced) == len(said) - 2
-
-    def test_that_does_not_measure_it_learns_the_same(
-        self, base_dir: Path, pictures: Path, cache_dir: Path, finished: Path, tmp_path: Path
-    ) -> None:
-        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, measure_floor=False)
-        assert train(recipe, tmp_path / "run", cache_dir) == 0
         assert outcome_of(tmp_path / "run").state == "completed"
-        assert not any(isinstance(event, events.Paced) for event in events_of(tmp_path / "run"))
+        assert not any(isinstance(event, events.Paced) for event in events_of(finished)), "it is not to measure"
         assert same(weights_of(tmp_path / "run"), weights_of(finished))
 
 

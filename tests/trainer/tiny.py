@@ -41,8 +41,9 @@ SETTINGS: dict[str, Any] = {
     "preview": {"prompts": ["a cat"], "sampling_steps": 2, "every_steps": 3},
     "held_out": {"every_steps": 3, "timesteps": 2},
     "tracking": {"enabled": False},
+    "measure_floor": False,
 }
-"""Every part of the trainer at work, in a few small steps."""
+"""Every part of the trainer at work, in a few small steps; all but the floor, which takes as long as one of them."""
 
 
 def empty_cache(folder: Path, known_shapes: Path) -> Path:

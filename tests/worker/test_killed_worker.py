@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +17,19 @@ from catalog.bases import service as bases
 from catalog.runs import service as runs
 from contracts.rundir import OUTCOME, Completed, RunDir
 from sdxl.base import describe
+from tests.profiles import few_traces
+from tests.trainer.fixtures import one_thread
 from tests.worker.conftest import OWNER
-from tests.worker.running import ROOT, Running, running
+from tests.worker.running import Running, running
 from tests.worker.runs import add_base, freeze_pictures, queue_run, run_of, weights_of
+from trainer.cli import main
 from worker.processes import marked
 from worker.settings import WorkerSettings
 from worker.station import Station, open_station
 
-FAST = {"PATINA_LEASE_S": "4", "PATINA_TERM_GRACE_S": "1", "OMP_NUM_THREADS": "1"}
+__all__ = ["one_thread"]
+
+FAST = {"PATINA_TERM_GRACE_S": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, known_shapes: Path) -> Pa
     base = folder / "base"
     write_base(base, size="tiny", dtype=torch.float16)
     station = open_station("test", settings=WorkerSettings(home=folder / "home", device="cpu"))
-    add_base(station, base, describe(base, cache_dir=known_shapes))
+    with few_traces():
+        add_base(station, base, describe(base, cache_dir=known_shapes))
     freeze_pictures(station)
     station.close()
     return folder / "home"
@@ -61,18 +65,13 @@ def finish(worker: Running, station: Station, run_id: str) -> None:
 
 
 def uninterrupted(station: Station, run_id: str, folder: Path) -> tuple[Completed, dict[str, torch.Tensor]]:
-    """The same run trained by the trainer alone, without worker, launcher or interruption."""
+    """The same run trained by the trainer alone, in this process, without worker, launcher or interruption."""
     done, alone = RunDir(station.settings.runs_dir / run_id), RunDir(folder / "alone")
     with station.database.reading() as session:
         base = bases.read_by_id(session, OWNER, run_of(station, run_id).base_id)
     where = ("--run-dir", alone.root, "--base-dir", base.source, "--dataset-dir", done.dataset)
-    subprocess.run(
-        [sys.executable, "-m", "trainer", done.config, *where, "--cache-dir", station.settings.cache_dir],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    words = (done.config, *where, "--cache-dir", station.settings.cache_dir)
+    assert main([str(word) for word in words]) == 0
     outcome = OUTCOME.validate_json(alone.outcome.read_bytes())
     assert isinstance(outcome, Completed)
     return outcome, load_file(next(alone.weights.glob("*.safetensors")))
