@@ -110,7 +110,7 @@ class TestPlan:
         assert (config.batch_size, config.gradient_accumulation_steps) == (32, 4)
 
     def test_a_run_that_does_not_fit_ends_before_a_weight_is_read_with_what_makes_it_fit(
-        self, base_dir: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, base_dir: Path, pictures: Path, known_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def reading(*args: object) -> None:
             raise AssertionError("weights are read")
@@ -119,9 +119,10 @@ class TestPlan:
         monkeypatch.setattr("trainer.identify.identity", reading)
         # Adapters so small that no rank below is tried, and nothing to preview: only the batch can be made smaller.
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, batch_size=64, lora__rank=4)
+        cache = str(empty_cache(tmp_path / "cache", known_shapes))
         for limit, words in (("1100MB", "It fits with batch_size="), ("50MB", "It would not fit even with")):
             run_dir = tmp_path / limit
-            assert main([str(recipe), "--run-dir", str(run_dir), "--cache-dir", str(tmp_path), "--memory", limit]) == 1
+            assert main([str(recipe), "--run-dir", str(run_dir), "--cache-dir", cache, "--memory", limit]) == 1
             outcome = outcome_of(run_dir)
             assert isinstance(outcome, Failed)
             assert (outcome.code, outcome.step, outcome.retryable) == ("out_of_memory", 0, False)
