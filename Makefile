@@ -31,8 +31,8 @@ demo: $(STAMP) ## Upload a training set, train a LoRA, register it, generate wit
 up: $(STAMP) ## Start the server, the broker and the workers; Ctrl-C stops them all
 	$(BIN)/patina up
 
-test: $(STAMP) ## Every test but the slow ones: real processes, real files, real broker
-	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow and not full and not gpu" $(PARALLEL)
+test: $(STAMP) ## Every test but the slow ones and the guards of `make check`: real processes, files and broker
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow and not full and not gpu" --ignore=tests/guards $(PARALLEL)
 
 test-slow: $(STAMP) ## The real but long tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "slow and not gpu" $(PARALLEL)

@@ -18,7 +18,6 @@ LONGEST = (
     "e2e/test_the_whole_way.py",
     "invariants/test_same_result.py",
     "worker/test_killed_worker.py",
-    "sdxl/test_lora.py",
     "worker/test_entry_points.py",
     "patina/test_supervise.py",
     "trainer/test_objective_run.py",
