@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from contracts.failures import FieldError, InvalidInput
+from contracts.yamls import read_yaml
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
@@ -29,7 +30,8 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
             errors.append(FieldError(pointer=f"/{key}", message="is given twice"))
             continue
         try:
-            values[key] = _value(text)
+            values[key], repeated = _value(text)
+            errors += [FieldError(pointer=f"/{key}{one.pointer}", message=one.message) for one in repeated]
         except yaml.YAMLError:
             errors.append(FieldError(pointer=f"/{key}", message=f"'{text}' cannot be read as YAML; put it in quotes"))
     if errors:
@@ -37,12 +39,13 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _value(text: str) -> Any:
-    value = yaml.safe_load(text) if text else ""
+def _value(text: str) -> tuple[Any, list[FieldError]]:
+    """The value, and the keys in it that are given more than once."""
+    value, repeated = read_yaml(text) if text else ("", [])
     # YAML 1.1 reads 1e-4 as text, because it wants a dot; people do not.
     if isinstance(value, str) and value == text:
         try:
-            return float(text)
+            return float(text), []
         except ValueError:
-            return value
-    return value
+            return value, []
+    return value, repeated

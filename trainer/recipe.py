@@ -20,6 +20,7 @@ from contracts.mistakes import field_errors, unknown
 from contracts.mixing import MOST_VERSIONS, Weight
 from contracts.objective import misfits
 from contracts.train import TrainConfig, parse_config
+from contracts.yamls import read_yaml
 
 PATH_KEYS = ("base_dir", "dataset_dir", "datasets", "init_weights")
 HINT = "docs/recipes.md lists every setting."
@@ -61,9 +62,10 @@ def read_recipe(
     Raises:
         InvalidInput: with every unknown setting, wrong value and missing folder at once.
     """
-    values = _mapping_in(file)
+    values, errors = _mapping_in(file)
     paths = values.pop("paths", None) or {}
-    overrides, errors = _overrides(assignments)
+    overrides, unreadable = _overrides(assignments)
+    errors += unreadable
     if not isinstance(paths, dict):
         errors.append(FieldError(pointer="/paths", message="must hold base_dir, and dataset_dir or datasets"))
         paths = {}
@@ -105,9 +107,10 @@ def as_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _mapping_in(file: Path) -> dict[str, Any]:
+def _mapping_in(file: Path) -> tuple[dict[str, Any], list[FieldError]]:
+    """The settings of a recipe, and the keys that it gives more than once."""
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values, repeated = read_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise _unreadable(file, str(reason)) from None
@@ -117,10 +120,10 @@ def _mapping_in(file: Path) -> dict[str, Any]:
         reason = f"it is no YAML: {where}{getattr(error, 'problem', None) or 'it holds what is no text'}"
         raise _unreadable(file, reason) from None
     if values is None:
-        return {}
+        return {}, []
     if not isinstance(values, Mapping):
         raise _unreadable(file, "it must hold settings by name, such as steps: 100")
-    return {str(key): value for key, value in values.items()}
+    return {str(key): value for key, value in values.items()}, repeated
 
 
 def _unreadable(file: Path, reason: str) -> InvalidInput:
@@ -134,11 +137,13 @@ def _overrides(assignments: Sequence[str]) -> tuple[dict[str, Any], list[FieldEr
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         try:
-            value = yaml.safe_load(text)
+            value, repeated = read_yaml(text)
         except yaml.YAMLError:
-            equals = ""
+            equals, repeated = "", []
         if equals and key:
             overrides[key] = value
+            inside = "/" + key.replace(".", "/")
+            errors += [FieldError(pointer=inside + one.pointer, message=one.message) for one in repeated]
         else:
             errors.append(FieldError(pointer="", message=f"{assignment!r} is not key=value, such as lora.rank=8"))
     return overrides, errors

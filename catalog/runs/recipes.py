@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from contracts.failures import FailureCode, PatinaError
+from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.yamls import read_yaml
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 
@@ -24,6 +25,8 @@ class Recipe:
     name: str
     summary: str
     values: dict[str, Any]
+    repeated: tuple[FieldError, ...] = ()
+    """The settings that its file gives more than once: no run is made of it."""
 
 
 def list_recipes(folder: Path) -> list[Recipe]:
@@ -40,22 +43,28 @@ def load_recipe(folder: Path, name: str) -> Recipe:
 
     Raises:
         PatinaError: UNKNOWN_RECIPE, naming those there are.
+        InvalidInput: its file gives a setting more than once.
     """
     recipe = _read(folder / f"{name}.yaml") if NAME.fullmatch(name) else None
     if recipe is None:
         known = ", ".join(recipe.name for recipe in list_recipes(folder)) or "none"
         raise PatinaError(FailureCode.UNKNOWN_RECIPE, f"There is no recipe named '{name}'; there are: {known}.")
+    if recipe.repeated:
+        # Of the recipe itself: an override of the setting would not mend it.
+        told = [f"{name}.yaml: {one.pointer.strip('/').replace('/', '.')} {one.message}" for one in recipe.repeated]
+        raise InvalidInput([FieldError(pointer="", message=words) for words in told])
     return recipe
 
 
 def _read(path: Path) -> Recipe | None:
     try:
         text = path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
+        values, repeated = read_yaml(text)
     except (OSError, ValueError, yaml.YAMLError):
         return None
     if not isinstance(values, dict):
         return None
     first = text.partition("\n")[0]
     summary = first.lstrip("# ").strip() if first.startswith("#") else ""
-    return Recipe(path.stem, summary, {key: value for key, value in values.items() if key != "paths"})
+    settings = {key: value for key, value in values.items() if key != "paths"}
+    return Recipe(path.stem, summary, settings, tuple(repeated))

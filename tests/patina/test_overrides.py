@@ -32,3 +32,7 @@ class TestParse:
         with pytest.raises(InvalidInput) as caught:
             overrides.parse(["steps", "=3", "lora.rank=4", "lora.rank=8", "x=[1"])
         assert [e.pointer for e in caught.value.errors] == ["/steps", "/=3", "/lora.rank", "/x"]
+
+    def test_a_key_given_twice_inside_a_value_is_refused(self) -> None:
+        with pytest.raises(InvalidInput, match="/lora/rank: is given twice"):
+            overrides.parse(["lora={rank: 4, rank: 8}"])

@@ -29,6 +29,18 @@ class TestReadRecipe:
             "/steps", "/lora/rnak", "/batch_size", "", "/paths/base_dir", "/paths/datset_dir", "/paths/dataset_dir",
         }  # fmt: skip
 
+    def test_a_setting_given_twice_is_said_with_both_lines_beside_what_else_is_wrong(self, tmp_path: Path) -> None:
+        paths = "paths: {base_dir: a, base_dir: b}\n"
+        text = "steps: 100\nbatch_size: 0\nlora:\n  rank: 4\n  alpha: 4\n  rank: 8\nsteps: 5\n" + paths
+        with pytest.raises(InvalidInput) as caught:
+            read_recipe(write(tmp_path, text), ["data={flip: true, flip: false}"], dataset_dirs=[tmp_path])
+        said = {error.pointer: error.message for error in caught.value.errors}
+        assert said["/steps"] == "is given twice, in lines 1 and 7; keep one"
+        assert said["/lora/rank"] == "is given twice, in lines 4 and 6; keep one"
+        assert said["/data/flip"] == "is given twice, in line 1; keep one"
+        assert "twice, in line 8" in next(e.message for e in caught.value.errors if e.pointer == "/paths/base_dir")
+        assert "/batch_size" in said
+
     def test_arguments_win_over_the_file(self, tmp_path: Path) -> None:
         file = write(tmp_path, "lora: {rank: 4}\npaths: {base_dir: /nowhere, dataset_dir: /nowhere}\n")
         recipe = read_recipe(file, ["lora.rank=8", "data.flip=true"], base_dir=tmp_path, dataset_dirs=[tmp_path])

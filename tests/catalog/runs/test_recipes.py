@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from catalog.runs.recipes import list_recipes, load_recipe
-from contracts.failures import FailureCode, PatinaError
+from contracts.failures import FailureCode, InvalidInput, PatinaError
 
 
 class TestLoadRecipe:
@@ -26,6 +26,12 @@ class TestLoadRecipe:
         (recipes / "broken.yaml").write_text("a: [1")
         (recipes / "list.yaml").write_text("- 1")
         assert [recipe.name for recipe in list_recipes(recipes)] == ["demo"]
+
+    def test_one_that_gives_a_setting_twice_is_listed_and_refused_with_both_lines(self, recipes: Path) -> None:
+        (recipes / "twice.yaml").write_text("lora:\n  rank: 4\n  rank: 8\n")
+        assert [recipe.name for recipe in list_recipes(recipes)] == ["demo", "twice"]
+        with pytest.raises(InvalidInput, match=r"twice\.yaml: lora\.rank is given twice, in lines 2 and 3; keep one"):
+            load_recipe(recipes, "twice")
 
     def test_of_a_folder_that_is_not_there_is_unknown(self, tmp_path: Path) -> None:
         with pytest.raises(PatinaError, match="there are: none"):
