@@ -5,7 +5,7 @@ Knows nothing about torch, nor about how any of it is done.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Literal
 
@@ -65,6 +65,17 @@ class FullSettings(Frozen):
     def learning_rates(self, otherwise: float) -> dict[str, float]:
         """Peak learning rate of each component; ``otherwise`` is the optimiser's."""
         return {UNET: otherwise} | {name: s.learning_rate or otherwise for name, s in self.text_encoders.items()}
+
+
+def not_taken(there: Iterable[str], trained: Sequence[str]) -> str | None:
+    """Why a full fine-tune cannot start from weights with text encoders of their own; None: it trains all of these.
+
+    Args:
+        there: the components that the weights have.
+    """
+    more = sorted({*there} - {UNET, *trained})
+    # Beside the base's own encoders their UNet would be asked for what it has not learned.
+    return f"they have a {' and a '.join(more)} of their own: set full.{more[0]} to go on with it" if more else None
 
 
 def contradictions(

@@ -15,6 +15,7 @@ import torch
 from contracts.adapter import Parent
 from contracts.failures import FieldError, InvalidInput
 from contracts.lora import UNET
+from contracts.precision import not_taken
 from contracts.train import TrainConfig
 from sdxl.adapter import require_fit
 from sdxl.dialects import PEFT_WEIGHTS, Adapter
@@ -40,9 +41,8 @@ def parent_of(path: Path, config: TrainConfig, base_dir: Path) -> Parent:
         raise _misfit(f"'{header.name}' was trained with method {header.method}, this run's is {config.method}")
     if config.method == "full":
         components = (UNET, *config.trained_text_encoders)
-        if more := sorted(components_of(path) - {*components}):
-            # Beside the base's own encoders their UNet would be asked for what it has not learned.
-            raise _misfit(f"they have a {' and a '.join(more)} of their own: set full.{more[0]} to go on with it")
+        if reason := not_taken(components_of(path), config.trained_text_encoders):
+            raise _misfit(reason)
         networks = {component: empty_network(files, component) for component in components}
         check_full(path, {component: named_weights(component, network) for component, network in networks.items()})
     else:

@@ -1,6 +1,7 @@
 """Which registered weights a run starts from: the caller's own, of the run's base, made as the run is to go on.
 
-What only the file can tell (every layer's rank) the trainer checks. Knows nothing about tensors.
+What only the file can tell (every layer's rank) the trainer checks; so it does of weights whose run was removed which
+text encoders they have. Knows nothing about tensors.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ from sqlalchemy.orm import Session
 
 from catalog.bases.models import Base
 from catalog.registry import service
-from contracts.failures import FailureCode, PatinaError
+from catalog.registry.models import Weights
+from catalog.runs import service as runs
+from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.lora import TEXT_ENCODERS
+from contracts.precision import not_taken
 from contracts.train import TrainConfig
 
 
@@ -18,6 +23,7 @@ def starting_point(session: Session, owner: str, base: Base, config: TrainConfig
 
     Raises:
         PatinaError: NOT_FOUND: there are no such weights; BASE_MISMATCH; CONFLICT: they were made in another way.
+        InvalidInput: they have text encoders of their own, which the run does not train.
     """
     assert config.init_from is not None
     weights = service.resolve(session, owner, config.init_from)
@@ -35,7 +41,19 @@ def starting_point(session: Session, owner: str, base: Base, config: TrainConfig
             f"The run cannot start from '{pinned}': {words}.",
             "Start from weights of the same method, layers, rank and alpha, or set these as they were.",
         )
+    if config.method == "full" and (
+        reason := not_taken(_text_encoders(session, owner, weights), config.trained_text_encoders)
+    ):
+        raise InvalidInput([FieldError(pointer="/init_from", message=f"'{pinned}' does not fit the run: {reason}")])
     return pinned
+
+
+def _text_encoders(session: Session, owner: str, weights: Weights) -> list[str]:
+    """Those that full fine-tuned weights have of their own, as their run's configuration says."""
+    if weights.run_id is None:
+        return []
+    full = runs.read(session, owner, weights.run_id).config.get("full") or {}
+    return [name for name in TEXT_ENCODERS if full.get(name) is not None]
 
 
 def _made_how(config: TrainConfig) -> dict[str, object]:

@@ -10,7 +10,7 @@ import pytest
 from catalog.db import Database
 from catalog.registry.starting import starting_point
 from catalog.runs import service as runs
-from contracts.failures import FailureCode, PatinaError
+from contracts.failures import FailureCode, InvalidInput, PatinaError
 from contracts.run import RunRequest
 
 MADE_SO = {"lora.rank": 8, "lora.alpha": 8.0, "lora.targets": "attn"}
@@ -21,8 +21,8 @@ def ask(database: Database, make: Any, recipes: Path) -> Any:
     """Create a run of an owner on a base from the weights that are named."""
     dataset = make.frozen()
 
-    def ask(owner: str, reference: str, base: str = "emoji", **overrides: Any) -> runs.Run:
-        given = MADE_SO | overrides | {"init_from": reference}
+    def ask(owner: str, reference: str, base: str = "emoji", made_so: Any = MADE_SO, **overrides: Any) -> runs.Run:
+        given = made_so | overrides | {"init_from": reference}
         request = RunRequest(dataset=dataset, base=base, recipe="demo", overrides=given)
         with database.session() as session:
             return runs.create(session, owner, request, recipes, starting_point)
@@ -55,6 +55,19 @@ class TestStartingPoint:
         assert error.code is FailureCode.CONFLICT
         assert "rank was 8, is 4" in error.message
         assert "targets was attn, is attn-ff" in error.message
+
+    def test_full_weights_with_a_text_encoder_are_refused_to_a_run_that_does_not_train_it(
+        self, make: Any, ask: Any, owner: str
+    ) -> None:
+        encoder = {"learning_rate": 1e-6}
+        whole = {"method": "full", "rank": None, "alpha": None, "targets": None}
+        make.weights(said=whole, method="full", full__text_encoder_2=encoder)
+        error = refusal(ask, owner, "style@1", made_so={}, method="full")
+        assert isinstance(error, InvalidInput)
+        assert error.errors[0].pointer == "/overrides/init_from"
+        assert "they have a text_encoder_2 of their own: set full.text_encoder_2 to go on" in error.errors[0].message
+        run = ask(owner, "style@1", made_so={}, **{"method": "full", "full.text_encoder_2": encoder})
+        assert runs.config_of(run).init_from == "style@1"
 
     def test_what_is_not_there_is_said_by_name(self, make: Any, ask: Any, owner: str) -> None:
         make.weights()
