@@ -34,7 +34,7 @@ class WeightsChoice(Frozen):
     """``name``, ``name@alias`` or ``name@version``; without an alias it is ``@latest``."""
 
     scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
-    """Multiplies the update; 0 is the base, 1 is as trained."""
+    """Multiplies the update; 0 is the base, 1 is as trained; of a full fine-tune only 1."""
 
 
 class GenerationRequest(Frozen):
@@ -50,7 +50,7 @@ class GenerationRequest(Frozen):
     """Name of the base; null is the base the weights belong to, or the only one there is."""
 
     weights: Annotated[tuple[WeightsChoice, ...], Field(max_length=4)] = ()
-    """LoRAs added to the base; their updates add up."""
+    """LoRAs added to the base, whose updates add up; a full fine-tune takes the base's place."""
 
     width: Annotated[int, Field(ge=8, le=2048, multiple_of=8)] | None = None
     """Pixels; null is the base's native size."""

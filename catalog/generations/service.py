@@ -80,13 +80,15 @@ def create(session: Session, owner: str, request: GenerationRequest, priority: i
     """Resolve the request and queue it; a seed is drawn when it has none.
 
     Raises:
-        InvalidInput: several bases and none named, or none at all; weights trained to predict different things.
+        InvalidInput: several bases and none named, or none at all; weights trained to predict different things, or a
+            full fine-tune with a scale.
         PatinaError: NOT_FOUND (weights), UNKNOWN_BASE, or BASE_MISMATCH naming both identities.
     """
     chosen = [(choice, registry.resolve(session, owner, choice.weights)) for choice in request.weights]
     base = _base(session, owner, request, [weights for _, weights in chosen])
     for _, weights in chosen:
         registry.check_base(weights, base)
+    registry.check_scales([(weights, choice.scale) for choice, weights in chosen])
     known = bases.description_of(base)
     registry.check_together([weights for choice, weights in chosen if choice.scale != 0], known)
     resolved = request.model_copy(

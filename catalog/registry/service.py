@@ -216,6 +216,24 @@ def check_base(weights: Weights, base: Base) -> None:
         )
 
 
+def check_scales(chosen: Sequence[tuple[Weights, float]]) -> None:
+    """Refuse a strength for full fine-tunes: they take the base's place whole, or not at all.
+
+    Raises:
+        InvalidInput: with each one that has a scale other than 1.
+    """
+    errors = [
+        FieldError(
+            pointer=f"/weights/{number}/scale",
+            message=f"must be 1: '{weights.name}@{weights.version}' is a full fine-tune, which acts whole",
+        )
+        for number, (weights, scale) in enumerate(chosen)
+        if weights.header.get("method") == "full" and scale != 1
+    ]
+    if errors:
+        raise InvalidInput(errors, hint="Leave its scale out, or leave it out itself; only a LoRA can act in part.")
+
+
 def check_together(weights: Sequence[Weights], base: BaseDescription) -> None:
     """Refuse weights that were trained to predict different things, of which no picture can be made.
 

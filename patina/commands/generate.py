@@ -28,7 +28,9 @@ POLL_S = 0.5
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw; include the trigger word of the weights.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; -0, -1 … for several.")],
-    weights: Annotated[list[str] | None, typer.Option(help="NAME[@ALIAS][:SCALE]; up to four.")] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="NAME[@ALIAS][:SCALE], a full fine-tune without scale; up to four.")
+    ] = None,
     base: Annotated[str | None, typer.Option(help="Base; without it the one the weights belong to.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first picture; without it one is drawn.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,

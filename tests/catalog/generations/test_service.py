@@ -95,6 +95,17 @@ class TestCreate:
         assert "'style' predicts the noise, from nearly pure noise; 'dark' predicts v" in caught.value.message
         assert _create(database, owner, weights=_style() + _style(0.0, "dark")).base_name == "emoji"
 
+    def test_refuses_a_strength_for_a_full_fine_tune(self, database: Database, make: Any, owner: str) -> None:
+        make.weights()
+        make.weights("whole", base="emoji", said={"method": "full", "rank": None, "alpha": None, "targets": None})
+        for scale in (0.5, 0.0):
+            with pytest.raises(InvalidInput, match=r"'whole@1' is a full fine-tune") as caught:
+                _create(database, owner, weights=_style(0.5) + _style(scale, "whole"))
+            assert [error.pointer for error in caught.value.errors] == ["/weights/1/scale"]
+            assert "Leave its scale out" in caught.value.hint
+        made = _create(database, owner, weights=_style(0.5) + _style(1.0, "whole"))
+        assert [entry["scale"] for entry in made.weights] == [0.5, 1.0]
+
     def test_needs_a_name_when_there_is_a_choice_of_bases_or_none(
         self, database: Database, make: Any, owner: str
     ) -> None:
