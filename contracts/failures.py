@@ -97,7 +97,7 @@ FAILURES: dict[FailureCode, FailureText] = {
     ),
     FailureCode.UNAUTHENTICATED: FailureText(
         message="The API key is missing or not known.",
-        hint="Send Authorization: Bearer KEY; make one on the server with `patina keys create NAME`.",
+        hint="Send Authorization: Bearer KEY, or set PATINA_API_KEY for `patina`; `patina keys create NAME` makes one.",
     ),
     FailureCode.UNSUPPORTED_MEDIA_TYPE: FailureText(
         message="The body's content type is not accepted here.", hint="Send application/json (or multipart for files)."

@@ -227,7 +227,7 @@ def read_version(session: Session, owner: str, dataset_id: str, number: int | No
             raise PatinaError(FailureCode.CONFLICT, message, "Its digest stays named; freeze what there is now.")
     if not versions:
         message = f"The dataset '{dataset.name}' has not been frozen."
-        hint = f"Freeze it first: POST /api/v1/datasets/{dataset.id}/versions."
+        hint = f"Freeze it first: `patina datasets freeze {dataset.name}`."
         raise PatinaError(FailureCode.NOT_FOUND, message, hint)
     for version in versions:
         if number in (None, version.number):

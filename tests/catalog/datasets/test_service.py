@@ -222,4 +222,4 @@ class TestReadVersion:
     def test_says_that_the_dataset_must_be_frozen_first(self, database: Database, owner: str, make: Any) -> None:
         with database.reading() as session, pytest.raises(PatinaError) as caught:
             datasets.read_version(session, owner, make.dataset())
-        assert "Freeze it first" in caught.value.hint
+        assert "Freeze it first: `patina datasets freeze set-" in caught.value.hint
