@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from trainer.cli import main
+from trainer.starting import ending_at_once
+
+with ending_at_once(sys.argv[1:]):
+    from trainer.cli import main
 
 sys.exit(main(sys.argv[1:]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,9 +22,9 @@ from contracts.sizes import parse_bytes
 from trainer.files import write_atomically
 from trainer.needs import refuse_missing_libraries
 from trainer.recipe import Recipe, read_recipe
+from trainer.starting import INTERRUPTED, ending_at_once, typed
 
 FAILED = 1
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,9 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.update(waiting_threads(os.environ))
     words = list(arguments)
     planning = words[:1] == ["plan"]
-    if planning:
-        words = words[1:]
-    options = _parser(planning).parse_intermixed_args(words)
+    options = _parser(planning).parse_intermixed_args(words[1:] if planning else words)
     console = Console()
     try:
         recipe = read_recipe(
@@ -51,10 +48,10 @@ def main(arguments: Sequence[str]) -> int:
             init_weights=options.init_weights,
         )
         if planning:
-            return _plan(recipe, options, console)
-        return _train(recipe, options, console, _typed(words))
+            return _plan(recipe, options, console, words)
+        return _train(recipe, options, console, words)
     except KeyboardInterrupt:
-        told = "interrupted" if planning else f"interrupted; to go on from the last checkpoint: {_typed(words)}"
+        told = "interrupted" if planning else _how_to_go_on(RunDir(options.run_dir), typed(words))
         Console(stderr=True).print(told, markup=False, highlight=False, soft_wrap=True)
         return INTERRUPTED
     except PatinaError as error:
@@ -64,9 +61,9 @@ def main(arguments: Sequence[str]) -> int:
         return FAILED
 
 
-def _train(recipe: Recipe, options: argparse.Namespace, console: Console, typed: str) -> int:
+def _train(recipe: Recipe, options: argparse.Namespace, console: Console, words: Sequence[str]) -> int:
     refuse_missing_libraries(recipe.config)
-    with loading():
+    with ending_at_once(words), loading():
         if recipe.config.tracking.enabled:
             # What wandb.init loads: its models look for their own source in every module there is, so it takes 0.7 s
             # now and 1.4 s once torch and transformers are loaded (processor time of two cores with other work).
@@ -76,11 +73,11 @@ def _train(recipe: Recipe, options: argparse.Namespace, console: Console, typed:
         from trainer.parts import Job
 
     job = Job(recipe, options.cache_dir, use_cache=not options.no_cache, memory_bytes=options.memory)
-    return attempt(job, RunDir(options.run_dir), console, as_json=options.json_events, command=typed)
+    return attempt(job, RunDir(options.run_dir), console, as_json=options.json_events, command=typed(words))
 
 
-def _plan(recipe: Recipe, options: argparse.Namespace, console: Console) -> int:
-    with loading():
+def _plan(recipe: Recipe, options: argparse.Namespace, console: Console, words: Sequence[str]) -> int:
+    with ending_at_once(words), loading():
         from trainer.planning import Asked, print_plan
 
     asked = Asked(
@@ -168,8 +165,10 @@ def _explain(error: PatinaError, console: Console) -> None:
     console.print("\n".join([*lines, error.hint]), markup=False, highlight=False, soft_wrap=True)
 
 
-def _typed(words: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "trainer", *words])
+def _how_to_go_on(run_dir: RunDir, command: str) -> str:
+    if any(run_dir.checkpoints.glob("step-*")):
+        return f"interrupted; to go on from the last checkpoint: {command}"
+    return f"interrupted before a checkpoint was saved: nothing trained is kept; to start again: {command}"
 
 
 def _record(error: InvalidInput, folder: Path) -> None:

@@ -22,10 +22,10 @@ from contracts.train import parse_config
 from inference.engine import Engine, EngineRequest
 from tests.trainer.test_room import no_room_for_more_than
 from tests.trainer.tiny import events_of, make_recipe, outcome_of, train
-from trainer.cli import INTERRUPTED
 from trainer.exports import export_bytes
 from trainer.files import manifest_entry
 from trainer.room import run_needs
+from trainer.starting import INTERRUPTED
 
 SHORT: dict[str, Any] = {
     "method": "full",

@@ -1,0 +1,47 @@
+"""Ctrl-C while the trainer's code is being loaded: one line that says how to go on, and no stack trace.
+
+Nothing is under way yet, so the process ends at once: an exception may be lost in what is being loaded, or come out of
+it as another. Knows nothing about what is loaded, and loads nothing itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+INTERRUPTED = 130
+STDERR = 2
+
+
+@contextmanager
+def ending_at_once(words: Sequence[str]) -> Iterator[None]:
+    """Meanwhile Ctrl-C ends the process in a line.
+
+    Args:
+        words: of the command line, after ``python -m trainer``.
+    """
+    nothing = "nothing was planned" if words[:1] == ["plan"] else "nothing was trained"
+    line = f"interrupted while starting: {nothing}; to start again: {typed(words)}\n"
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        os.write(STDERR, line.encode())
+        os._exit(INTERRUPTED)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:  # a job of a shell in the background, which Ctrl-C is not for
+        yield
+        return
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def typed(words: Sequence[str]) -> str:
+    """The command as a person would type it."""
+    return shlex.join(["python", "-m", "trainer", *words])
