@@ -52,7 +52,8 @@ class Plan(Frozen):
     seconds_per_step: float | None
     """From measured runs of this base, device and shape; null when there is none: probe."""
     fitting: Fitting | None = None
-    """What makes the run fit the memory that was asked about; null when it does, or none was asked about."""
+    """What makes the run fit the memory that was asked about; null when it does, or none was asked about. Of
+    a plan that was to be made to fit: what was changed for it."""
 
 
 def make_plan(

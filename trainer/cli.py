@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from contracts.events import Finished
 from contracts.failures import FAILURES, InvalidInput, PatinaError
 from contracts.loading import loading
 from contracts.rundir import Failed, RunDir
@@ -55,7 +58,10 @@ def main(arguments: Sequence[str]) -> int:
         Console(stderr=True).print(told, markup=False, highlight=False, soft_wrap=True)
         return INTERRUPTED
     except PatinaError as error:
-        _explain(error, Console(stderr=True))
+        if not planning and options.json_events:
+            _tell(error)
+        else:
+            _explain(error, Console(stderr=True))
         if not planning and isinstance(error, InvalidInput):
             _record(error, options.run_dir)
         return FAILED
@@ -163,6 +169,13 @@ def _explain(error: PatinaError, console: Console) -> None:
         named = [(one.pointer.strip("/").replace("/", "."), one.message) for one in error.errors]
         lines += [f"  {name}: {message}" if name else f"  {message}" for name, message in named]
     console.print("\n".join([*lines, error.hint]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(error: PatinaError) -> None:
+    """The refusal as the run's only event, in the words of one that fails later."""
+    message = f"{error.args[0]} {error.hint}" if isinstance(error, InvalidInput) else str(error)
+    failed = Finished(at=time.time(), step=0, state="failed", code=error.code, message=message)
+    sys.stdout.write(failed.model_dump_json() + "\n")
 
 
 def _how_to_go_on(run_dir: RunDir, command: str) -> str:

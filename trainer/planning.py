@@ -65,13 +65,14 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
         fitting = fitted(config, base, held_out=plan.held_out_images > 0, memory_bytes=limit)
     if limit is not None and fitting is not None:
         if not (asked.apply and fitting.fits):
-            if not asked.as_json:
+            # The table answers what the run takes; whoever asked for a recipe that fits is told that there is none.
+            if not (asked.as_json or asked.apply):
                 console.print(_table(plan))
             raise does_not_fit(plan.memory_total, limit, fitting)
         config = fitting.applied(config)
     if asked.probe_steps is not None:
         _probe(replace(recipe, config=config), asked)
-    plan = planned(config)
+    plan = planned(config).model_copy(update={"fitting": fitting})
     if asked.as_json:
         console.print(plan.model_dump_json(indent=2), markup=False, highlight=False, soft_wrap=True)
     elif asked.apply:

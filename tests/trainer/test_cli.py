@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from contracts.events import EVENT, Finished
 from contracts.fitting import ALLOWANCE_BYTES
 from contracts.rundir import Failed, RunDir
 from contracts.train import parse_config
@@ -55,6 +56,19 @@ class TestRefusals:
         (tmp_path / "file").touch()
         assert main([str(recipe), "--run-dir", str(tmp_path / "file" / "run")]) == 1
         assert "cannot be written" in capsys.readouterr().err
+
+    def test_with_json_events_a_refusal_is_an_event_and_nothing_else(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = [str(tmp_path / "none.yaml"), "--run-dir", str(tmp_path / "run"), "--json-events"]
+        assert main(words) == 1
+        told = capsys.readouterr()
+        event = EVENT.validate_json(told.out)
+        assert isinstance(event, Finished)
+        assert (event.state, event.code, told.err) == ("failed", "invalid_input", "")
+        assert event.message.endswith(
+            "No such file or directory. Recipes are YAML files; docs/recipes.md lists every setting."
+        )
 
     def test_what_it_says_is_for_whoever_typed_it(
         self, base_dir: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -108,6 +122,15 @@ class TestPlan:
         fitted.write_text(capsys.readouterr().out)
         config = parse_config(yaml.safe_load(fitted.read_text()))
         assert (config.batch_size, config.gradient_accumulation_steps) == (32, 4)
+        assert main([*words, "--fit", limit, "--json"]) == 0
+        fitting = json.loads(capsys.readouterr().out)["fitting"]
+        assert [change["overrides"] for change in fitting["changes"]] == [
+            {"batch_size": 32, "gradient_accumulation_steps": 4}
+        ]
+        assert main([*words, "--fit", "10MB"]) == 1
+        told_all = capsys.readouterr()
+        assert told_all.out == ""
+        assert "It would not fit even with" in told_all.err
 
     def test_a_run_that_does_not_fit_ends_before_a_weight_is_read_with_what_makes_it_fit(
         self, base_dir: Path, pictures: Path, known_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
