@@ -2,7 +2,7 @@
 
     python -m sdxl.formats inspect FILE [--json]
     python -m sdxl.formats convert IN OUT --dialect kohya|diffusers|peft
-    python -m sdxl.formats export-full WEIGHTS --base BASE [--single-file FILE] [--folder DIR] [--dtype fp16]
+    python -m sdxl.formats export-full WEIGHTS --base BASE [--single-file FILE] [--folder DIR] [--dtype fp16] [--force]
 
 Exit status 0 for done, 1 after an error that is explained, 2 for misuse. Knows nothing about how any of it is done.
 """
@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.failures import FailureCode, PatinaError
-from sdxl import dialects
+from sdxl import dialects, tensor_files
 from sdxl.dialects import Dialect
 from sdxl.exporting import export_folder, export_single_file, open_whole
 from sdxl.files import open_base
+from sdxl.full import is_full
 from sdxl.inspecting import Inspection, inspect
 from sdxl.readers import misreadings
 
@@ -60,12 +61,8 @@ def _inspect(options: argparse.Namespace, console: Console) -> None:
 
 
 def _convert(options: argparse.Namespace, console: Console) -> None:
-    if options.out.exists() and not (options.force and options.out.is_file()):
-        raise PatinaError(
-            FailureCode.CONFLICT,
-            f"There is something at {options.out} already.",
-            "Choose another name, or give --force to replace a file.",
-        )
+    _refuse_what_is_there(options.out, options.force)
+    _refuse_full(options.file)
     adapter = dialects.read(options.file)
     dialects.write(options.out, adapter.modules, adapter.metadata, options.dialect)
     dora = any(module.magnitude is not None for module in adapter.modules.values())
@@ -83,6 +80,10 @@ def _export_full(options: argparse.Namespace, console: Console) -> None:
         raise PatinaError(
             FailureCode.INVALID_INPUT, "Nothing to write.", "Give --single-file FILE, --folder DIR, or both."
         )
+    if options.folder is not None:
+        _refuse_what_is_there(options.folder, False)
+    if options.single_file is not None:
+        _refuse_what_is_there(options.single_file, options.force)
     base = open_base(options.base, config_dir=options.config_dir)
     whole = open_whole(base, options.weights, cache_dir=options.cache_dir)
     dtype = DTYPES.get(options.dtype)
@@ -92,6 +93,28 @@ def _export_full(options: argparse.Namespace, console: Console) -> None:
     if options.single_file is not None:
         export_single_file(whole, options.single_file, dtype)
         console.print(f"single file: {options.single_file}", markup=False, soft_wrap=True)
+
+
+def _refuse_what_is_there(out: Path, force: bool) -> None:
+    """Nothing is written over unasked, and a folder never."""
+    if out.exists() and not (force and out.is_file()):
+        raise PatinaError(
+            FailureCode.CONFLICT,
+            f"There is something at {out} already.",
+            "Choose another name, or give --force to replace a file.",
+        )
+
+
+def _refuse_full(path: Path) -> None:
+    if path.is_file():
+        with tensor_files.opened(path) as file:
+            full = is_full(tensor_files.names_of(file))
+        if full:
+            raise PatinaError(
+                FailureCode.WEIGHTS_UNREADABLE,
+                f"{path.name} is a full fine-tune, which has no dialects: it is the tensors of the model themselves.",
+                "`python -m sdxl.formats export-full` makes a whole checkpoint of it and its base.",
+            )
 
 
 def _show(found: Inspection, console: Console) -> None:
@@ -143,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config-dir", type=Path, help="configs of a base that is a file of another shape than SDXL 1.0"
     )
     exporting.add_argument("--single-file", type=Path, help="write one .safetensors in the original SDXL layout")
+    exporting.add_argument("--force", action="store_true", help="replace a single file that is there")
     exporting.add_argument("--folder", type=Path, help="write a diffusers folder")
     exporting.add_argument("--dtype", choices=tuple(DTYPES), help="of all weights (as they are)")
     exporting.add_argument(

@@ -72,6 +72,11 @@ def components_of(path: Path) -> set[str]:
         return set(keys_by_component(tensor_files.names_of(file)))
 
 
+def is_full(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are a full fine-tune's."""
+    return any(name in {"conv_in.weight", "unet.conv_in.weight"} for name in names)
+
+
 def named_weights(component: str, network: nn.Module) -> dict[str, nn.Parameter]:
     """A network's parameters by the names that files have for them, whichever library wrote these."""
     return {_in_files(component, name): parameter for name, parameter in network.named_parameters()}

@@ -14,7 +14,7 @@ from contracts.failures import PatinaError
 from sdxl import dialects, original, tensor_files
 from sdxl.adapter import COMPONENTS, AdapterModule, in_component
 from sdxl.family import refuse_foreign_file
-from sdxl.full import keys_by_component
+from sdxl.full import is_full, keys_by_component
 from sdxl.hashes import auto_v1, file_hash, tail_hash
 from sdxl.tensor_files import MODEL_HASH, TAIL_HASH
 
@@ -146,7 +146,7 @@ def _parts(adapter: dialects.Adapter) -> tuple[Part, ...]:
 def _kind_of_checkpoint(path: Path, names: list[str]) -> str:
     with tensor_files.opened(path) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    if "conv_in.weight" in shapes or "unet.conv_in.weight" in shapes:
+    if is_full(names):
         parts = keys_by_component(names)
         return f"full fine-tune: {', '.join(f'{part} ({len(keys)} tensors)' for part, keys in parts.items())}"
     try:

@@ -47,6 +47,12 @@ class TestConvert:
         assert main(["convert", str(lora), str(target), "--dialect", "kohya", "--force"]) == 0
         assert read(target).dialect == "kohya"
 
+    def test_of_a_full_fine_tune_names_the_command_for_it(self, tmp_path, capsys):
+        save_file({"conv_in.weight": torch.ones(1)}, tmp_path / "full.safetensors")
+        words = ["convert", str(tmp_path / "full.safetensors"), str(tmp_path / "y"), "--dialect", "kohya"]
+        assert main(words) == 1
+        assert "`python -m sdxl.formats export-full`" in capsys.readouterr().err
+
     def test_explains_what_it_cannot_read(self, tmp_path, capsys):
         (tmp_path / "x.safetensors").write_bytes(b"PK\x03\x04 and so on")
         assert main(["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "y"), "--dialect", "kohya"]) == 1
@@ -98,6 +104,18 @@ class TestExportFull:
         assert "differ from the base's unet" in capsys.readouterr().err
         assert main(["export-full", str(weights), "--base", str(tiny_base)]) == 1
         assert "--single-file FILE, --folder DIR" in capsys.readouterr().err
+
+    def test_never_writes_over_a_file_unasked(self, tiny_base, tmp_path, capsys):
+        unet = tiny_base / "unet" / "diffusion_pytorch_model.safetensors"
+        target = tmp_path / "one.safetensors"
+        target.write_bytes(b"mine")
+        words = ["export-full", str(unet), "--base", str(tiny_base), "--single-file", str(target)]
+        assert main([*words, "--folder", str(tmp_path / "folder")]) == 1
+        assert "--force" in capsys.readouterr().err
+        assert target.read_bytes() == b"mine"
+        assert not (tmp_path / "folder").exists()
+        assert main([*words, "--force", "--cache-dir", str(tmp_path)]) == 0
+        assert target.stat().st_size > len(b"mine")
 
     @pytest.mark.parametrize("dialect", ["kohya", "diffusers"])
     def test_of_a_lora_says_that_it_is_one_and_what_to_do_with_it(self, lora, dialect, tiny_base, tmp_path, capsys):
