@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.lora import TEXT_ENCODERS, UNET
 from patina.child import command
 from patina.client import Json
 from patina.connect import connect
@@ -59,8 +60,11 @@ def download(
         found = client.weights_version(name, version or "latest")
         default = f"{name}-{found['version']}{'' if dialect == 'peft' else '.safetensors'}"
         target = output or Path(default)
-        if target.is_dir():
+        if target.is_dir() and not (dialect == "peft" and _holds_adapter(target)):
             target = target / default
+        if dialect == "peft" and target.exists():
+            message = f"There is something at {target} already; a PEFT folder is never written over."
+            raise PatinaError(FailureCode.CONFLICT, message, "Choose another name, or remove it first.")
         target.parent.mkdir(parents=True, exist_ok=True)
         if dialect is None:
             count, notes = client.download_weights(name, str(found["version"]), target), []
@@ -97,6 +101,11 @@ def rm(
             typer.confirm(f"Remove {what} ({size(found['bytes'])}, {_aliases(found)})?", abort=True, err=True)
         client.request("DELETE", f"/api/v1/weights/{name}/{found['version']}")
     give({"removed": found}, as_json, lambda: facts([("removed", what)]))
+
+
+def _holds_adapter(folder: Path) -> bool:
+    """Whether it is such a folder itself: what is asked to go there is to replace it, not to go inside."""
+    return any((folder / component / "adapter_config.json").exists() for component in (UNET, *TEXT_ENCODERS))
 
 
 def _convert(file: Path, target: Path, dialect: Dialect) -> list[str]:

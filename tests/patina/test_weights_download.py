@@ -56,3 +56,14 @@ def test_pefts_is_a_folder_that_is_never_written_over(capfd: pytest.CaptureFixtu
     told = run(capfd, "-o", str(tmp_path), "--dialect", "peft")
     assert "already" in told["detail"]
     assert [*(tmp_path / "style-3").iterdir()] == []
+
+
+def test_pefts_folder_is_not_put_into_itself_when_it_is_asked_for_again(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "mine"
+    assert run(capfd, "-o", str(target), "--dialect", "peft")["file"] == str(target)
+    told = run(capfd, "-o", str(target), "--dialect", "peft")
+    assert told["code"] == "conflict"
+    assert str(target) in told["detail"]
+    assert [entry.name for entry in target.iterdir()] == ["unet"]
