@@ -142,6 +142,8 @@ class Completed(Frozen):
     best_step: int | None = None
     """Where the held-out loss was lowest."""
     held_out_loss_best: float | None = None
+    exports: tuple[str, ...] = ()
+    """What a full fine-tune left of the whole model, by path in the run directory."""
     tracking: str
     """Where W&B wrote: a URL, a folder, or "off"."""
 

@@ -29,8 +29,10 @@ BY_HAND = "python -m sdxl.formats export-full makes it of the weights file"
 
 def write_exports(
     run_dir: RunDir, weights: Path, files: BaseFiles, settings: ExportSettings, identities: Path, report: Report
-) -> None:
+) -> tuple[str, ...]:
     """Write every layout that is asked for; what an earlier end of the run has left makes room for it.
+
+    Returns where those are that were written, in the run directory.
 
     One that cannot be written is told in a warning and no failure: the weights are there, and it can be made of them.
 
@@ -43,17 +45,20 @@ def write_exports(
     for there in [*run_dir.exports.glob("*")]:
         if there not in wanted:
             discard(there) if there.is_dir() else there.unlink()
+    written = []
     for done, (path, layout) in enumerate(wanted.items()):
         report(events.Progress(at=time.time(), phase="exporting", done=done, total=len(wanted)))
         temporary = temporary_beside(path)
         try:
             _write(open_whole(files, weights, cache_dir=identities), layout, temporary, DTYPES[settings.precision])
             publish(temporary, path)
+            written.append(str(path.relative_to(run_dir.root)))
         except (PatinaError, OSError) as error:
             reason = error.message if isinstance(error, PatinaError) else _why(error)
             report.warn(f"the {layout} export was not written: {reason} {BY_HAND}")
     if wanted:
         report(events.Progress(at=time.time(), phase="exporting", done=len(wanted), total=len(wanted)))
+    return tuple(written)
 
 
 def export_path(run_dir: RunDir, name: str, layout: Layout) -> Path:

@@ -205,7 +205,7 @@ class _Attempt:
             return Stopped(step=self.record.step)
         self.judge.preview()
         record, curve = self.record, dict(self.record.held_out)
-        weights_step = self.processes.from_main(self.publish() if self.processes.is_main else None)
+        weights_step, exports = self.processes.from_main(self.publish() if self.processes.is_main else None)
         lowest = best(record.held_out)
         early = ended == "gained nothing"
         if self.config.measure_floor and (paced := pace(self.paces, self.model, self.parts.feed, self.record.step)):
@@ -221,6 +221,7 @@ class _Attempt:
             held_out_loss_after=curve.get(weights_step),
             best_step=lowest[0] if lowest else None,
             held_out_loss_best=lowest[1] if lowest else None,
+            exports=exports,
             tracking=tracked,
         )
 
@@ -266,8 +267,8 @@ class _Attempt:
         """What a checkpoint holds beside its state: named tensors, a file each group."""
         return {**self.model.kept(), "optimizer": self.update.state()}
 
-    def publish(self) -> int:
-        """Write the weights of the last step, or of the best where that is asked for; returns which it was."""
+    def publish(self) -> tuple[int, tuple[str, ...]]:
+        """Write the weights of the last step, or of the best where that is asked for; says which, and the exports."""
         step = self.record.step
         wanted = self.best_step() if self.config.held_out.publish == "best" else None
         if wanted is not None and wanted != step:
@@ -282,8 +283,9 @@ class _Attempt:
         path = self.run_dir.weights / f"{self.config.output_name}.safetensors"
         with self.model.as_published():
             write_weights(path, self.config, self.found, self.parts, step)
+        exports: tuple[str, ...] = ()
         if self.config.method == "full":
             cached = self.job.cache_dir / "identities"
-            write_exports(self.run_dir, path, self.found.base.files, self.config.export, cached, self.report)
+            exports = write_exports(self.run_dir, path, self.found.base.files, self.config.export, cached, self.report)
         thin_out(self.run_dir, keep=self.config.checkpoint.keep, best_step=self.best_step())
-        return step
+        return step, exports

@@ -187,12 +187,19 @@ def _run(run: Json) -> RenderableType:
         ("base", run["base"]["name"]),
         ("recipe", " ".join([run["recipe"], *(f"{key}={value}" for key, value in run["overrides"].items())])),
         ("weights", run["config"]["output_name"] if run["status"] == "succeeded" else None),
+        ("exports", _exports(run)),
         ("loss", _change(outcome.get("loss_first"), outcome.get("loss_last"))),
         ("held-out loss", _change(outcome.get("held_out_loss_before"), outcome.get("held_out_loss_after"))),
         ("trained in", duration(outcome["train_seconds"]) if "train_seconds" in outcome else None),
         ("W&B", run["tracking"]),
     ]
     return facts(pairs)
+
+
+def _exports(run: Json) -> str | None:
+    """What a full fine-tune left beside its weights, and where."""
+    paths = ", ".join((run.get("outcome") or {}).get("exports") or ())
+    return f"{paths} (in PATINA_HOME/runs/{run['id']} where it was trained)" if paths else None
 
 
 def _change(before: float | None, after: float | None) -> str | None:

@@ -103,6 +103,22 @@ class TestFailures:
         assert (code, problem["code"]) == (1, failure)
 
 
+class TestRuns:
+    def test_shows_where_the_whole_models_are_that_a_full_fine_tune_has_left(
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        nothing = dict.fromkeys(["explanation", "failure", "tracking"])
+        run = nothing | {
+            "id": "run_7", "name": "mine-1", "status": "succeeded", "step": 4, "steps": 4, "datasets": [],
+            "base": {"name": "emoji-xl"}, "recipe": "demo", "overrides": {}, "config": {"output_name": "mine"},
+            "outcome": {"exports": ["exports/mine.safetensors", "exports/mine"]},
+        }  # fmt: skip
+        monkeypatch.setattr("patina.client.Client.run", lambda *_: run)
+        assert main(["runs", "show", "run_7"]) == 0
+        shown = " ".join(capfd.readouterr().out.split())
+        assert "exports exports/mine.safetensors, exports/mine (in PATINA_HOME/runs/run_7 where" in shown
+
+
 class TestHelp:
     def test_it_names_every_verb(self, capfd: pytest.CaptureFixture[str]) -> None:
         assert main(["--help"]) == 0

@@ -95,6 +95,12 @@ class TestACompletedRun:
             ).images
             assert np.abs(theirs - ours).max() < 1e-4
 
+    def test_says_in_its_outcome_where_they_are(self, exported: RunDir) -> None:
+        outcome = outcome_of(exported.root)
+        assert isinstance(outcome, Completed)
+        assert outcome.exports == ("exports/tiny.safetensors", "exports/tiny")
+        assert all((exported.root / path).exists() for path in outcome.exports)
+
     def test_names_every_file_of_them_in_its_manifest(self, exported: RunDir) -> None:
         manifest = Manifest.model_validate_json(exported.manifest.read_bytes())
         named = {entry.path for entry in manifest.files}
