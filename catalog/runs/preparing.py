@@ -17,7 +17,7 @@ from catalog.runs import feeding, repository
 from catalog.runs.feeding import Fed, Problem
 from catalog.runs.recipes import load_recipe
 from contracts.config import digest
-from contracts.failures import FieldError, InvalidInput, PatinaError
+from contracts.failures import FAILURES, FieldError, InvalidInput, PatinaError
 from contracts.objective import misfits
 from contracts.plan import Plan, fitted, make_plan, step_shape
 from contracts.run import RunRequest
@@ -53,7 +53,7 @@ def prepare(
         PatinaError: the only problem there is, when it has a code of its own.
     """
     fed, problems = feeding.choose(session, owner, request)
-    config = base = None
+    config = base = described = None
     try:
         recipe = load_recipe(recipes_dir, request.recipe)
         config = parse_config(recipe.values, request.overrides)
@@ -61,17 +61,18 @@ def prepare(
         problems.append(Problem("/recipe", error))
     try:
         base = bases.read_ready(session, owner, request.base)
+        described = bases.description_of(base)
     except PatinaError as error:
         problems.append(Problem("/base", error))
-    if config is not None and base is not None:
-        errors = misfits(config.loss, bases.description_of(base).denoising)
+    if config is not None and described is not None:
+        errors = misfits(config.loss, described.denoising)
         problems += [Problem("/recipe", InvalidInput(errors))] if errors else []
     if config is not None and base is not None and config.init_from is not None and starting_point is not None:
         try:
             config = config.model_copy(update={"init_from": starting_point(session, owner, base, config)})
         except PatinaError as error:
             problems.append(Problem("/overrides/init_from", error))
-    if problems or config is None or base is None:
+    if problems or config is None or base is None or described is None:
         raise _all_at_once(problems, request)
     try:
         summary = feeding.summarise(session, owner, fed, config.data.concept_weights)
@@ -79,7 +80,6 @@ def prepare(
         raise _all_at_once([Problem("/recipe", error)], request) from None
     shape = _shape(config, base)
     measured = repository.latest_of_shape(session, owner, shape)
-    described = bases.description_of(base)
     planned = make_plan(
         config,
         described,
@@ -101,7 +101,10 @@ def _all_at_once(problems: list[Problem], request: RunRequest) -> PatinaError:
         if isinstance(problem, InvalidInput):
             errors += [_in_request(error, request) for error in problem.errors]
         else:
-            errors.append(FieldError(pointer=pointer, message=problem.message))
+            # What to do about this one alone would be lost with its hint.
+            exact = problem.hint != FAILURES[problem.code].hint
+            message = f"{problem.message} {problem.hint}" if exact else problem.message
+            errors.append(FieldError(pointer=pointer, message=message))
     hint = next((problem.hint for _, problem in problems if isinstance(problem, InvalidInput)), None)
     return InvalidInput(errors, hint=hint)
 

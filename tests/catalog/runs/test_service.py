@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from catalog.bases import service as bases
 from catalog.datasets import service as datasets
 from catalog.db import Database
 from catalog.jobs import Kind, Queue
@@ -137,6 +138,23 @@ class TestCreate:
         assert "did you mean steps?" in errors["/overrides/stepz"]
         with pytest.raises(AssertionError, match="nothing to claim"):
             make.claim(Queue.TRAIN)
+
+    def test_a_base_that_another_version_described_is_told_with_the_rest_and_how_to_mend_it(
+        self, database: Database, make: Any, owner: str, recipes: Path
+    ) -> None:
+        base = make.base()
+        dataset = make.frozen()
+        with database.session() as session:
+            bases.read(session, owner, base.name).description = {"family": "sdxl"}
+        with pytest.raises(PatinaError) as alone:
+            _create(database, owner, _request(dataset), recipes)
+        assert alone.value.code == FailureCode.CONFLICT
+        with pytest.raises(InvalidInput) as caught:
+            _create(database, owner, _request(make.dataset(name="open"), overrides={"stepz": 3}), recipes)
+        errors = _errors(caught)
+        assert set(errors) == {"/base", "/dataset", "/overrides/stepz"}
+        assert "Add it again: `patina bases add bases/emoji --name emoji`." in errors["/base"]
+        assert "Freeze it first: `patina datasets freeze open`." in errors["/dataset"]
 
     def test_an_error_of_the_recipe_itself_points_at_the_recipe(
         self, database: Database, make: Any, owner: str, recipes: Path
