@@ -64,8 +64,9 @@ class _OfFew(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        shapes = [tensor.shape for tensor in ctx.saved_tensors]
-        q, k, v, g = (tensor.contiguous().flatten(0, 1) for tensor in (*ctx.saved_tensors, grad))
+        saved = ctx.saved_tensors  # asked for once: gradient checkpointing makes them anew, and gives them once
+        shapes = [tensor.shape for tensor in saved]
+        q, k, v, g = (tensor.contiguous().flatten(0, 1) for tensor in (*saved, grad))
         scale = q.shape[-1] ** -0.5
         p = torch.softmax(q.float().mul_(scale) @ k.float().mT, -1)
         grad_v = p.to(v.dtype).mT @ g
