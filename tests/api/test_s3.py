@@ -75,6 +75,7 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_upload_that_is_cut_goes_on_at_another_process_and_is_read(
     servers: tuple[Server, Server], bucket: str, archive: Path
 ) -> None:

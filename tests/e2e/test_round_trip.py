@@ -176,6 +176,7 @@ def test_marked_splits_concepts_without_caption_and_bare_images_come_back(
     assert (again["digest"], again["held_out_images"]) == (first["digest"], first["held_out_images"])
 
 
+@pytest.mark.slow
 def test_what_its_folder_holds_out_is_held_out_of_every_copy(web: TestClient, station: Station) -> None:
     files = {f"{folder}/{n}.png": picture(n) for n, folder in enumerate(("train", "train", "train", "test", "test"))}
     files["test/metadata.jsonl"] = b'{"file_name": "3.png", "text": "a cat"}'

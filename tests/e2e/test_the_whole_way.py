@@ -167,6 +167,7 @@ class TestTheWholeWay:
 
 
 class TestCancel:
+    @pytest.mark.slow
     def test_a_run_that_was_cancelled_registers_nothing(self, machine: Machine, run: dict[str, Any]) -> None:
         code, started = machine.ask(*_create("squares", *SHORT, *QUICK, "steps=100000", "output_name=never"))
         assert code == 0, started

@@ -55,7 +55,7 @@ class TestFull:
     @pytest.mark.parametrize(
         "way",
         [
-            "fp32, fused",
+            pytest.param("fp32, fused", marks=pytest.mark.slow),
             pytest.param("bf16", marks=pytest.mark.slow),
             "bf16, fused, adamw8bit",
             "fp32, text encoders, ema",

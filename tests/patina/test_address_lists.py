@@ -150,6 +150,7 @@ class TestCommand:
         assert "2 used" in shown
         assert web.asked.count("/good.png") == 1, "what the dataset has is not fetched again"
 
+    @pytest.mark.slow
     def test_fails_when_everything_was_rejected_and_still_says_why(
         self, web: Origin, tmp_path: Path, command: Callable[..., str]
     ) -> None:
@@ -158,6 +159,7 @@ class TestCommand:
         told = json.loads(command("datasets", "fetch", "style", str(tmp_path / "list.txt"), "--json", code=1))
         assert (told["fates"], told["items"][0]["name"]) == ({"rejected": 1}, gone)
 
+    @pytest.mark.slow
     def test_sends_nothing_of_a_list_with_a_mistake(
         self, server: Server, tmp_path: Path, command: Callable[..., str]
     ) -> None:

@@ -35,6 +35,7 @@ EVERYONE = ("valkey-server", "api.app", "worker.light", "worker.train", "worker.
 
 
 class TestUp:
+    @pytest.mark.slow
     def test_it_starts_everything_keeps_it_there_outlives_kill_9_and_leaves_nothing(self, machine: Machine) -> None:
         said = machine.up()
         assert httpx.get(said["url"] + "/readyz").json()["status"] == "ready"

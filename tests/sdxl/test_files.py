@@ -19,7 +19,7 @@ class TestTensors:
         files = base_files.open_base(tiny_base)
         monkeypatch.setattr(base_files, "MAPPED_PARTS", 1)
         whole = _most_resident_bytes(files)
-        monkeypatch.setattr(base_files, "MAPPED_PARTS", 100)
+        monkeypatch.setattr(base_files, "MAPPED_PARTS", 16)
         assert 0 < _most_resident_bytes(files) < whole / 2
 
     def test_opening_a_file_anew_changes_nothing(self, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

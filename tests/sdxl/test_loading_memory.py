@@ -51,17 +51,15 @@ class TestLoading:
         torch.nn.Module.to(unet, torch.float32)
         assert _bytes("VmHWM") - before > ALLOWED * weights
 
+    @pytest.mark.parametrize("middling", [torch.float16], ids=["stored fp16"], indirect=True)
     def test_keeps_no_page_of_the_weights_that_it_quantises(self, middling: Path) -> None:
-        for stored in (torch.float16, torch.float32):  # in its own type, nothing else would take a tensor off the file
-            load_base(middling, dtype=stored, components={"unet"}, quantize="nf4")
+        # In the type it is stored in, nothing but a copy takes a tensor off the file.
+        load_base(middling, dtype=torch.float16, components={"unet"}, quantize="nf4")
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         mapped = _bytes("RssFile")
-        unets = [
-            load_base(middling, dtype=stored, components={"unet"}, quantize="nf4").unet
-            for stored in (torch.float16, torch.float32)
-        ]
-        assert sum(parameter.nbytes for unet in unets for parameter in unet.parameters()) > 50_000_000
+        unet = load_base(middling, dtype=torch.float16, components={"unet"}, quantize="nf4").unet
+        assert sum(parameter.nbytes for parameter in unet.parameters()) > 25_000_000
         assert _bytes("RssFile") - mapped < 10_000_000
 
 

@@ -50,6 +50,7 @@ class TestOrigins:
         assert theirs.keys() == state.keys()
         assert all(theirs[name].flatten() == tensor.flatten() for name, tensor in state.items())
 
+    @pytest.mark.slow
     def test_diffusers_own_converter_unpacks_open_clip_to_where_it_came_from(self):
         network = empty_network(REAL, "text_encoder_2")
         rows = network.state_dict().items()

@@ -95,6 +95,7 @@ class TestADistilledBase:
         assert identity(distilled) == identity(distilled_file, config_dir=tiny_base)
         assert identity(distilled) != identity(tiny_base)
 
+    @pytest.mark.slow
     def test_can_be_trained_and_planned(self, distilled):
         unet = load_base(distilled, dtype=torch.float32, components={"unet"}).unet
         bank = attach(unet, rank=2, alpha=2.0, targets="attn-ff", seed=0)

@@ -115,6 +115,7 @@ class TestARunThatGainsNothingAnyMore:
         with Image.open(run_dir.curve) as drawn:
             assert drawn.size[0] > drawn.size[1] > 100
 
+    @pytest.mark.slow
     def test_ends_with_its_last_weights_when_nothing_else_is_said(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:

@@ -39,6 +39,7 @@ def control_plane(lines: list[str]) -> set[str]:
 
 
 class TestWhatIsLoaded:
+    @pytest.mark.slow
     def test_the_train_worker_never_loads_torch(self, home: Path, broker: embedded.EmbeddedBroker) -> None:
         with running("train", home, PYTHONPROFILEIMPORTTIME="1") as worker:
             worker.wait_for("ready.")
@@ -77,6 +78,7 @@ class TestHearing:
             assert worker.end() == 0
         assert "light" not in roles(station)
 
+    @pytest.mark.slow
     def test_killed_in_the_middle_it_goes_on_where_it_was(self, station: Station, home: Path) -> None:
         dataset = upload(station, {f"{n}.png": picture(n) for n in range(40)})
         with running("light", home) as worker:
