@@ -11,6 +11,9 @@ import yaml
 
 from contracts.failures import FieldError
 
+MERGE = "tag:yaml.org,2002:merge"
+"""The key ``<<``: given twice, it takes in both, and nothing is lost."""
+
 
 def read_yaml(text: str) -> tuple[Any, list[FieldError]]:
     """The value that a document holds, and an error for each key of it that is given more than once.
@@ -40,7 +43,7 @@ def _repeated(node: yaml.Node, pointer: str, seen: set[int]) -> list[FieldError]
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, list[int]] = {}
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
                 inside = f"{pointer}/{key.value.replace('~', '~0').replace('/', '~1')}"
                 lines.setdefault(inside, []).append(key.start_mark.line + 1)
                 found += _repeated(value, inside, seen)

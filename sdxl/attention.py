@@ -12,6 +12,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+VERSION = 1
+"""Of the arithmetic: a run that another one began goes on with other bits."""
 FEW = 256 * 256
 """Pairs of positions up to which it is faster; at 1 024 x 77 it no longer is (docs/log.md, 2026-11-27)."""
 
@@ -65,16 +67,23 @@ class _OfFew(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
         saved = ctx.saved_tensors  # asked for once: gradient checkpointing makes them anew, and gives them once
-        shapes = [tensor.shape for tensor in saved]
-        q, k, v, g = (tensor.contiguous().flatten(0, 1) for tensor in (*saved, grad))
-        scale = q.shape[-1] ** -0.5
-        p = torch.softmax(q.float().mul_(scale) @ k.float().mT, -1)
-        grad_v = p.to(v.dtype).mT @ g
-        back = (g @ v.mT).float().mul_(p)
-        # The softmax's own gradient: p (g vᵀ - Σ p g vᵀ), times the scale that comes before it.
-        grad_scores = back.sub_(p * back.sum(-1, keepdim=True)).mul_(scale).to(q.dtype)
-        grads = (grad_scores @ k, grad_scores.mT @ q, grad_v)
-        return tuple(one.view(shape) for one, shape in zip(grads, shapes, strict=True))
+        # Picture by picture, so that no more than one's matrices are there beside what is planned.
+        pictures = [_back(*one) for one in zip(*saved, grad, strict=True)]
+        return tuple(torch.stack(grads) for grads in zip(*pictures, strict=True))
+
+
+def _back(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, grad: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of one picture's query, key and value, [heads, positions, d] each."""
+    q, k, v, g = (tensor.contiguous() for tensor in (query, key, value, grad))
+    scale = q.shape[-1] ** -0.5
+    p = torch.softmax(q.float().mul_(scale) @ k.float().mT, -1)
+    grad_v = p.to(v.dtype).mT @ g
+    back = (g @ v.mT).float().mul_(p)
+    # The softmax's own gradient: p (g vᵀ - Σ p g vᵀ), times the scale that comes before it.
+    grad_scores = back.sub_(p * back.sum(-1, keepdim=True)).mul_(scale).to(q.dtype)
+    return grad_scores @ k, grad_scores.mT @ q, grad_v
 
 
 def _is_plain(attn: Any) -> bool:

@@ -25,7 +25,7 @@ from contracts.sizes import parse_bytes
 from trainer.files import write_atomically
 from trainer.needs import refuse_missing_libraries
 from trainer.recipe import Recipe, read_recipe
-from trainer.starting import INTERRUPTED, ending_at_once, typed
+from trainer.starting import INTERRUPTED, ending_at_once, is_first, typed
 
 FAILED = 1
 
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except PatinaError as error:
         if not planning and options.json_events:
-            _tell(error)
+            if is_first():
+                _tell(error)
         else:
             _explain(error, Console(stderr=True))
         if not planning and isinstance(error, InvalidInput):

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 import torch
 
 from contracts.rundir import Environment
+from sdxl import attention
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "datasets", "safetensors", "numpy", "pillow")
 OPTIONAL = ("bitsandbytes",)
@@ -31,7 +32,9 @@ def describe_environment(device: torch.device, processes: int) -> Environment:
         threads=torch.get_num_threads(),
         processes=processes,
         device=device_name(device),
-        versions={name: metadata.version(name) for name in LIBRARIES} | _installed(OPTIONAL),
+        versions={name: metadata.version(name) for name in LIBRARIES}
+        | _installed(OPTIONAL)
+        | ({"own attention": str(attention.VERSION)} if device.type == "cpu" else {}),
     )
 
 

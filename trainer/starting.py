@@ -25,10 +25,11 @@ def ending_at_once(words: Sequence[str]) -> Iterator[None]:
         words: of the command line, after ``python -m trainer``.
     """
     nothing = "nothing was planned" if words[:1] == ["plan"] else "nothing was trained"
-    line = f"interrupted while starting: {nothing}; to start again: {typed(words)}\n"
+    line = f"interrupted while starting: {nothing} this time; to start again: {typed(words)}\n"
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        os.write(STDERR, line.encode())
+        if is_first():
+            os.write(STDERR, line.encode())
         os._exit(INTERRUPTED)
 
     before = signal.getsignal(signal.SIGINT)
@@ -43,5 +44,12 @@ def ending_at_once(words: Sequence[str]) -> Iterator[None]:
 
 
 def typed(words: Sequence[str]) -> str:
-    """The command as a person would type it."""
+    """The command as a person would type it; of several processes' launcher only they know that."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "the same command"
     return shlex.join(["python", "-m", "trainer", *words])
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"

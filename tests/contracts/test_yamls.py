@@ -16,6 +16,8 @@ class TestReadYaml:
         value, repeated = read_yaml("base: &base {rank: 4, alpha: 4}\nlora: {<<: *base, rank: 8}\nagain: *base\n")
         assert value["lora"] == {"rank": 8, "alpha": 4}
         assert repeated == []
+        assert read_yaml("a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\n")[0]["c"] == {"x": 1, "y": 2}
+        assert read_yaml("a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\n")[1] == []
 
     def test_nothing_is_none(self) -> None:
         assert read_yaml("# only words\n") == (None, [])

@@ -133,8 +133,9 @@ class TestBitForBit:
 
 
 class TestWithinRounding:
-    @pytest.mark.slow
-    @pytest.mark.parametrize(("prediction", "steps"), [("epsilon", 8), ("v_prediction", 30)])
+    @pytest.mark.parametrize(
+        ("prediction", "steps"), [("epsilon", 8), pytest.param("v_prediction", 30, marks=pytest.mark.slow)]
+    )
     def test_one_batch_of_four_and_four_of_one_after_many_steps(
         self, prediction: str, steps: int, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.trainer.tiny import environment, launch, make_recipe
 from trainer.cli import main
+from trainer.starting import typed
 
 CODE = """
 import os, runpy, signal, sys
@@ -34,7 +35,7 @@ class TestStarting:
         recipe = make_recipe(tmp_path / "r.yaml", tmp_path, tmp_path)
         done = launch(["-c", CODE, module, str(recipe), "--run-dir", str(tmp_path / "run")], environment())
         again = f"python -m trainer {recipe} --run-dir {tmp_path}/run"
-        assert done.stderr == f"interrupted while starting: nothing was trained; to start again: {again}\n"
+        assert done.stderr == f"interrupted while starting: nothing was trained this time; to start again: {again}\n"
         assert (done.returncode, done.stdout) == (130, "")
         assert not (tmp_path / "run").exists()
 
@@ -54,3 +55,18 @@ class TestStarting:
         assert main(words) == 130
         assert "to go on from the last checkpoint: python -m trainer" in capsys.readouterr().err
         assert signal.getsignal(signal.SIGINT) is before
+
+    def test_of_several_processes_none_tells_a_command_that_would_start_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert typed(["c.yaml"]) == "the same command"
+
+    @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+    def test_one_of_several_processes_tells_a_refusal_as_an_event(
+        self, rank: str, lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("RANK", rank)
+        recipe = make_recipe(tmp_path / "r.yaml", tmp_path, tmp_path, stepz=1)
+        assert main([str(recipe), "--run-dir", str(tmp_path / "run"), "--json-events"]) == 1
+        assert len(capsys.readouterr().out.splitlines()) == lines
