@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,7 @@ LONGEST = (
     "trainer/test_mixed_run.py",
     "e2e/test_round_trip.py",
 )
-"""By measured time; a file that is not named here comes in its usual place after them. The first of all traces the tiny
-base, which others need; were it later, two workers would do so at once."""
+"""By measured time; a file that is not named here comes in its usual place after them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,8 +48,5 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def known_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What was traced of a base's shape in this run of the tests, by whichever worker: a trace takes half a minute."""
-    mine = tmp_path_factory.getbasetemp()
-    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "shapes"
-    folder.mkdir(exist_ok=True)
-    return folder
+    """What is known of bases' shapes: the tiny one's is kept beside the tests, as a trace takes half a minute."""
+    return Path(shutil.copytree(ROOT / "shapes", tmp_path_factory.mktemp("known") / "shapes"))

@@ -8,18 +8,9 @@ from typing import get_args
 
 import pytest
 
-from contracts.base import AUTOCAST, DORA, DROPOUT, FULL, WAYS, BaseProfile, StepFootprints, TargetSet
+from contracts.base import AUTOCAST, FULL, WAYS, BaseProfile, StepFootprints, TargetSet
 from contracts.footprint import Footprint, Moment
 from contracts.lora import TEXT_ENCODERS
-
-FEW: tuple[tuple[TargetSet, str], ...] = (
-    ("attn", ""),
-    ("attn-ff", ""),
-    ("attn-ff", DROPOUT),
-    ("attn-ff-conv", DROPOUT),
-    ("attn-ff", DORA + DROPOUT),
-)
-"""Target sets and ways of training adapters that tests plan with or compare with real steps: five of twelve."""
 
 
 def small_profile(unet_parameters: int = 1_000_000) -> BaseProfile:
@@ -54,7 +45,7 @@ def small_profile(unet_parameters: int = 1_000_000) -> BaseProfile:
 
 
 @contextmanager
-def few_traces(adapted: tuple[tuple[TargetSet, str], ...] = FEW) -> Iterator[None]:
+def few_traces(adapted: tuple[tuple[TargetSet, str], ...]) -> Iterator[None]:
     """Traces made meanwhile have these ways of training adapters alone: all of them take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sdxl.profile.ADAPTED", adapted)

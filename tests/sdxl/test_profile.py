@@ -24,8 +24,7 @@ IMAGES, SIDE = 3, 16
 
 @pytest.fixture(scope="module")
 def traced(tiny_base: Path, known_shapes: Path) -> BaseProfile:
-    with few_traces():
-        return profile_of(open_base(tiny_base), known_shapes)
+    return profile_of(open_base(tiny_base), known_shapes)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +131,12 @@ class TestTraceProfile:
 @pytest.mark.timeout(900)
 class TestStoredProfiles:
     """Tracing all ways of training takes minutes at full size."""
+
+    @pytest.mark.slow
+    def test_that_of_the_tests_is_as_it_would_be_traced_now(
+        self, tiny_base: Path, known_shapes: Path, traced_whole: BaseProfile
+    ) -> None:
+        assert profile_of(open_base(tiny_base), known_shapes) == traced_whole
 
     @pytest.mark.slow
     def test_the_demo_base_is_one_and_as_it_would_be_traced_now(self) -> None:

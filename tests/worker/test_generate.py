@@ -31,7 +31,6 @@ from inference.engine import Engine
 from sdxl.base import describe, load_base
 from sdxl.formats import save_adapter
 from sdxl.lora import target_modules
-from tests.profiles import few_traces
 from tests.worker.conftest import OWNER
 from tests.worker.runs import add_base, freeze_pictures, queue_run
 from worker.doorbell import Shift
@@ -48,8 +47,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, known_shapes: Path) -> Pa
     folder = tmp_path_factory.mktemp("prepared")
     write_base(folder / "base", size="tiny", dtype=torch.float16)
     station = open_station("test", settings=WorkerSettings(home=folder / "home", device="cpu"))
-    with few_traces():
-        described = describe(folder / "base", cache_dir=known_shapes)
+    described = describe(folder / "base", cache_dir=known_shapes)
     add_base(station, folder / "base", described)
     freeze_pictures(station)
     register_weights(station, folder, described.identity)

@@ -17,7 +17,6 @@ from catalog.bases import service as bases
 from catalog.runs import service as runs
 from contracts.rundir import OUTCOME, Completed, RunDir
 from sdxl.base import describe
-from tests.profiles import few_traces
 from tests.trainer.fixtures import one_thread
 from tests.worker.conftest import OWNER
 from tests.worker.running import Running, running
@@ -39,8 +38,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, known_shapes: Path) -> Pa
     base = folder / "base"
     write_base(base, size="tiny", dtype=torch.float16)
     station = open_station("test", settings=WorkerSettings(home=folder / "home", device="cpu"))
-    with few_traces():
-        add_base(station, base, describe(base, cache_dir=known_shapes))
+    add_base(station, base, describe(base, cache_dir=known_shapes))
     freeze_pictures(station)
     station.close()
     return folder / "home"
