@@ -7,7 +7,7 @@ foresaw becomes a 500 with a reference id, whose text and trace go to the log al
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from catalog.db import others_hold_it
-from contracts.failures import FAILURES, FailureCode, FieldError, InvalidInput, PatinaError
+from contracts.failures import FAILURES, FailureCode, FieldError, InvalidInput, PatinaError, pointer_to
 from contracts.removal import HasOffspring, Offspring
 
 log = structlog.get_logger(__name__)
@@ -212,11 +212,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
         message = "there is no such field; check the spelling"
     else:
         message = str(error["msg"]).removeprefix("Value error, ")
-    return FieldError(pointer=_pointer(path if where == "body" else [where, *path]), message=message)
-
-
-def _pointer(parts: Sequence[int | str]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+    return FieldError(pointer=pointer_to(path if where == "body" else [where, *path]), message=message)
 
 
 def _answer(problem: Problem, headers: Mapping[str, str]) -> JSONResponse:

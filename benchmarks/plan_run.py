@@ -10,8 +10,6 @@ no tensor. Prints one JSON line.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import logging
 import shutil
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.pictures import write_pictures
+from benchmarks.rss import memory, settle
 from contracts import events
 from contracts.events import Event
 from contracts.mixing import summarise_mixture
@@ -46,9 +45,7 @@ COMMON: dict[str, Any] = {
     "checkpoint": {"every_steps": None},
     "tracking": {"enabled": False},
     "optimizer": {"warmup_steps": 0},
-    # Of a full fine-tune, which are written when the training is over, on the host's side.
 }
-STATUS = Path("/proc/self/status")
 
 
 class Peaks:
@@ -86,20 +83,6 @@ def planned(base: Path, config: TrainConfig, pictures: Path, identities: Path) -
 def weigh(tensor: torch.Tensor) -> int:
     """Of a tensor's whole storage; those without data weigh nothing."""
     return 0 if tensor.device.type == "meta" else tensor.untyped_storage().nbytes()
-
-
-def memory(name: str) -> int:
-    """VmRSS or VmHWM of this process in bytes."""
-    (line,) = (one for one in STATUS.read_text().splitlines() if one.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024
-
-
-def settle() -> int:
-    """Give back what is free, begin the peak anew, and say what is held."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return memory("VmRSS")
 
 
 def main() -> None:

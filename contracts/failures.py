@@ -211,6 +211,11 @@ class FieldError(Frozen):
     message: str
 
 
+def pointer_to(parts: Sequence[int | str]) -> str:
+    """The JSON pointer (RFC 6901) to what lies under these keys and places."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
 class PatinaError(Exception):
     """A refusal or failure whose text may be shown: code, message, what to do next.
 

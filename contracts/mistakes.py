@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from contracts.failures import NAME_PATTERN, NAME_WORDS, FieldError
+from contracts.failures import NAME_PATTERN, NAME_WORDS, FieldError, pointer_to
 from contracts.written import validated
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -83,7 +83,7 @@ def unknown(name: str, there: Iterable[str]) -> str:
 
 def _contradictions(error: Any, model: type[BaseModel] | None) -> list[Contradiction]:
     """A pydantic error as rules that are broken: a wrong field breaks one that follows from itself alone."""
-    where = _pointer(error["loc"])
+    where = pointer_to(error["loc"])
     raised = error.get("ctx", {}).get("error")
     if isinstance(raised, Contradictions):
         return [
@@ -160,10 +160,6 @@ def _no_such(name: str, guesses: Sequence[str]) -> str:
         where = f"is a setting of the section {section}" if section else "stands outside of any section"
         return f"{NO_SUCH_SETTING} here; {last} {where}"
     return f"{NO_SUCH_SETTING}; did you mean {' or '.join(guesses)}?"
-
-
-def _pointer(location: Sequence[int | str]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
 def _words(error: Any) -> str:

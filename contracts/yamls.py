@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from contracts.failures import FieldError
+from contracts.failures import FieldError, pointer_to
 
 MERGE = "tag:yaml.org,2002:merge"
 """The key ``<<``: given twice, it takes in both, and nothing is lost."""
@@ -44,7 +44,7 @@ def _repeated(node: yaml.Node, pointer: str, seen: set[int]) -> list[FieldError]
         lines: dict[str, list[int]] = {}
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
-                inside = f"{pointer}/{key.value.replace('~', '~0').replace('/', '~1')}"
+                inside = pointer + pointer_to([key.value])
                 lines.setdefault(inside, []).append(key.start_mark.line + 1)
                 found += _repeated(value, inside, seen)
         found += [FieldError(pointer=name, message=_told(where)) for name, where in lines.items() if len(where) > 1]

@@ -81,7 +81,7 @@ def _export_full(options: argparse.Namespace, console: Console) -> None:
             FailureCode.INVALID_INPUT, "Nothing to write.", "Give --single-file FILE, --folder DIR, or both."
         )
     if options.folder is not None:
-        _refuse_what_is_there(options.folder, False, replaceable=False)
+        _refuse_what_is_there(options.folder, None)
     if options.single_file is not None:
         _refuse_what_is_there(options.single_file, options.force)
     base = open_base(options.base, config_dir=options.config_dir)
@@ -95,14 +95,14 @@ def _export_full(options: argparse.Namespace, console: Console) -> None:
         console.print(f"single file: {options.single_file}", markup=False, soft_wrap=True)
 
 
-def _refuse_what_is_there(out: Path, force: bool, replaceable: bool = True) -> None:
-    """Nothing is written over unasked, and a folder never."""
+def _refuse_what_is_there(out: Path, force: bool | None) -> None:
+    """Nothing is written over unasked, and a folder never; ``force`` is None where no file is either."""
     if out.exists() and not (force and out.is_file()):
         raise PatinaError(
             FailureCode.CONFLICT,
             f"There is something at {out} already.",
             "Choose another name, or give --force to replace it."
-            if replaceable and out.is_file()
+            if force is not None and out.is_file()
             else "Choose another name.",
         )
 

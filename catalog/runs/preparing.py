@@ -17,7 +17,7 @@ from catalog.runs import feeding, repository
 from catalog.runs.feeding import Fed, Problem
 from catalog.runs.recipes import load_recipe
 from contracts.config import digest
-from contracts.failures import FAILURES, FieldError, InvalidInput, PatinaError
+from contracts.failures import FAILURES, FieldError, InvalidInput, PatinaError, pointer_to
 from contracts.objective import misfits
 from contracts.plan import Plan, fitted, make_plan, step_shape
 from contracts.run import RunRequest
@@ -114,9 +114,7 @@ def _in_request(error: FieldError, request: RunRequest) -> FieldError:
     setting = error.pointer.strip("/").replace("/", ".")
     for dotted in request.overrides:
         if setting == dotted or setting.startswith(f"{dotted}.") or dotted.startswith(f"{setting}."):
-            return FieldError(
-                pointer=f"/overrides/{dotted.replace('~', '~0').replace('/', '~1')}", message=error.message
-            )
+            return FieldError(pointer=pointer_to(["overrides", dotted]), message=error.message)
     return FieldError(pointer="/recipe", message=f"{setting}: {error.message}" if setting else error.message)
 
 
