@@ -49,21 +49,17 @@ class OneByOne:
         self._step = 0
         self._clip = 1.0
         self._squares: list[torch.Tensor] = []
-        self._one: dict[str, tuple[nn.Parameter, Optimizer]] = {}
-        for group, names in parameters.members.items():
-            for name in names:
-                self._one[name] = _alone(name, parameters.named[name], group, settings, peaks)
-                if fused:
-                    parameters.named[name].register_post_accumulate_grad_hook(partial(self._arrived, name))
+        self._group_of = {name: group for group, names in parameters.members.items() for name in names}
+        self._shadows, self._optimizer = _shadowed(parameters, settings, peaks)
+        if fused:
+            for name in self._group_of:
+                parameters.named[name].register_post_accumulate_grad_hook(partial(self._arrived, name))
 
     def begin(self, step: int, share: float) -> dict[str, float]:
         self._step, self._squares = step, []
         if self._parameters.gradient is not None:
             self._parameters.gradient.zero_()
-        rates: dict[str, float] = {}
-        for _, optimizer in self._one.values():
-            rates |= optimizer.set_rates(share)
-        return rates
+        return self._optimizer.set_rates(share)
 
     def finish(self, scale: float) -> float:
         if self._parameters.gradient is not None:
@@ -80,11 +76,10 @@ class OneByOne:
                 self._update(name, parameter, parameter.grad.float().mul_(self._clip))
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {name: value for _, optimizer in self._one.values() for name, value in optimizer.state().items()}
+        return self._optimizer.state()
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        for name, value in tensors.items():
-            self._one[name.rpartition("/")[0]][1].load({name: value})
+        self._optimizer.load(tensors)
 
     def _arrived(self, name: str, parameter: torch.Tensor) -> None:
         """Autograd has the whole gradient of a parameter, and no more use for its value."""
@@ -96,11 +91,11 @@ class OneByOne:
 
     @torch.no_grad()
     def _update(self, name: str, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
-        shadow, optimizer = self._one[name]
+        shadow = self._shadows[name]
         shape = as_matrix(parameter.shape)
         shadow.data = parameter.data.float().view(shape)
         shadow.grad = gradient.view(shape)
-        optimizer.step()
+        self._optimizer.step_alone(self._group_of[name], shadow)
         if parameter.dtype != torch.float32:
             generator = torch.Generator(device=parameter.device)
             generator.manual_seed(keyed_seed("rounding", self._seed, self._step, name))
@@ -109,12 +104,30 @@ class OneByOne:
         shadow.grad = None
 
 
-def _alone(
-    name: str, parameter: nn.Parameter, group: str, settings: OptimizerSettings, peaks: Mapping[str, float]
-) -> tuple[nn.Parameter, Optimizer]:
-    """An optimiser of one parameter, over an fp32 stand-in that is empty between updates."""
-    shadow = nn.Parameter(parameter.detach().float().view(as_matrix(parameter.shape)))
-    groups = {group: {name: shadow}}
-    optimizer = Optimizer(make_inner(groups, settings, peaks), groups, peaks)
-    shadow.data = shadow.data.new_empty(0)
-    return shadow, optimizer
+def _shadowed(
+    parameters: FlatParameters, settings: OptimizerSettings, peaks: Mapping[str, float]
+) -> tuple[dict[str, nn.Parameter], Optimizer]:
+    """An optimiser over fp32 stand-ins for all parameters, which are empty between updates.
+
+    Its state is made for one stand-in after the other, so that no two ever hold values; and it is one optimiser, since
+    one for each parameter takes more memory than many a parameter.
+    """
+    shadows: dict[str, nn.Parameter] = {}
+    whole: torch.optim.Optimizer | None = None
+    for group, names in parameters.members.items():
+        for place, name in enumerate(names):
+            value = parameters.named[name].detach()
+            shadows[name] = nn.Parameter(value.float().view(as_matrix(value.shape)))
+            alone = make_inner({group: {name: shadows[name]}}, settings, peaks)
+            shadows[name].data = torch.empty(0, device=value.device)
+            if whole is None:
+                whole = alone
+                continue
+            whole.state.update(alone.state)
+            if place == 0:
+                whole.param_groups.append(alone.param_groups[0])
+            else:
+                whole.param_groups[-1]["params"].append(shadows[name])
+    assert whole is not None
+    groups = {group: {name: shadows[name] for name in names} for group, names in parameters.members.items()}
+    return shadows, Optimizer(whole, groups, peaks)

@@ -58,6 +58,16 @@ class Optimizer:
         for tensor in self._padding:
             tensor.zero_()
 
+    def step_alone(self, group: str, parameter: nn.Parameter) -> None:
+        """Update one parameter of a group and look at no other."""
+        every = self._inner.param_groups
+        settings = every[list(self._peaks).index(group)]
+        self._inner.param_groups = [settings | {"params": [parameter]}]
+        try:
+            self._inner.step()
+        finally:
+            self._inner.param_groups = every
+
     def state(self) -> dict[str, torch.Tensor]:
         """Everything kept between steps as "name/state" -> tensor; a whole number is int64, another float64.
 

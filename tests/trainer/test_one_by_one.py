@@ -88,9 +88,9 @@ class TestBf16:
     def test_keeps_no_copy_in_fp32_between_updates_the_first_included(self, kind: OptimizerKind) -> None:
         flat = make_flat(torch.bfloat16, gradient=False)
         update = one_by_one(flat, kind, fused=True)
-        assert [shadow.numel() for shadow, _ in update._one.values()] == [0, 0, 0]
+        assert [shadow.numel() for shadow in update._shadows.values()] == [0, 0, 0]
         train(flat, update, range(1, 2))
-        assert [shadow.numel() for shadow, _ in update._one.values()] == [0, 0, 0]
+        assert [shadow.numel() for shadow in update._shadows.values()] == [0, 0, 0]
 
     def test_is_rounded_otherwise_under_another_seed(self) -> None:
         first, second = make_flat(torch.bfloat16, gradient=False), make_flat(torch.bfloat16, gradient=False)
