@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from muon import Muon
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import distributed, nn
 
@@ -32,33 +33,49 @@ def train(
     seed: int,
     weight_decay: float = 0.0,
     ema_decay: float = 0.999,
+    matrices_by_muon: bool = False,
 ) -> None:
     """Train ``modules`` jointly to step ``steps``, then put their averaged weights into them, in fp32.
 
     The modules compute in bf16; the weights the optimiser moves, their moments and their averages are fp32.
+    AdamW moves them, and with ``matrices_by_muon`` Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)
+    those of linear and convolution layers, at AdamW's rate: its updates are scaled to AdamW's size.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    rank = distributed.get_rank() if distributed.is_initialized() else 0
     live = [p for module in modules.values() for p in module.parameters()]
     weights = [p.detach().clone() for p in live]
     average = [w.clone() for w in weights]
-    optimizer = torch.optim.AdamW(weights, lr=1e-3, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+    muon = [matrices_by_muon and is_matrix for is_matrix in _are_matrices(modules)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [w for w, its in zip(weights, muon, strict=True) if not its],
+            lr=1e-3,
+            betas=(0.9, 0.99),
+            weight_decay=weight_decay,
+            fused=True,
+        )
+    ]
+    if matrices_by_muon:
+        matrices = [w for w, its in zip(weights, muon, strict=True) if its]
+        optimizers.append(Muon(matrices, weight_decay=weight_decay))
     for module in modules.values():
         module.bfloat16()
-    first = _load(folder, weights, optimizer, average)
+    first = _load(folder, weights, optimizers, average)
     torch._foreach_copy_([p.detach() for p in live], weights)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[loss]}"), disable=rank > 0) as progress:
         task = progress.add_task(folder.name, total=steps, completed=first, loss="")
         recent: list[float] = []
         for step in range(first, steps):
-            for group in optimizer.param_groups:
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = learning_rate(step)
             loss = loss_of(step, torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + rank))
             loss.backward()
-            _share_gradients(live, weights, ranks)
+            _share_gradients(live, weights)
             nn.utils.clip_grad_norm_(weights, 1.0, foreach=True)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             torch._foreach_copy_([p.detach() for p in live], weights)
             torch._foreach_lerp_(average, weights, 1 - min(ema_decay, (1 + step) / (10 + step)))
             recent.append(loss.item())
@@ -67,8 +84,12 @@ def train(
                 _log(folder, step + 1, sum(recent) / len(recent))
                 recent = []
             if rank == 0 and ((step + 1) % SAVE_EVERY_STEPS == 0 or step + 1 == steps):
-                _save(folder, step + 1, weights, optimizer, average)
+                _save(folder, step + 1, weights, optimizers, average)
     put_average(modules, average)
+
+
+def ranks() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def put_average(modules: dict[str, nn.Module], average: list[torch.Tensor]) -> None:
@@ -86,16 +107,23 @@ def read_log(folder: Path) -> tuple[list[int], list[float]]:
     return sorted(curve), [curve[step] for step in sorted(curve)]
 
 
-def _share_gradients(live: list[nn.Parameter], weights: list[torch.Tensor], ranks: int) -> None:
+def _share_gradients(live: list[nn.Parameter], weights: list[torch.Tensor]) -> None:
     """Give the fp32 weights the mean over ranks of the bf16 gradients, sent as one flat tensor."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in live]
     flat = torch.cat([g.reshape(-1) for g in gradients]).float()
-    if ranks > 1:
+    if ranks() > 1:
         distributed.all_reduce(flat)
-        flat /= ranks
+        flat /= ranks()
     for p, weight, part in zip(live, weights, flat.split([w.numel() for w in weights]), strict=True):
         weight.grad = part.view_as(weight)
         p.grad = None
+
+
+def _are_matrices(modules: dict[str, nn.Module]) -> list[bool]:
+    """For each parameter, in order: whether it is the weight of a linear or a convolution layer."""
+    layers = [layer for module in modules.values() for layer in module.modules()]
+    matrices = {id(layer.weight) for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)}
+    return [id(p) in matrices for module in modules.values() for p in module.parameters()]
 
 
 def _log(folder: Path, step: int, loss: float) -> None:
@@ -107,22 +135,24 @@ def _save(
     folder: Path,
     step: int,
     weights: list[torch.Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     average: list[torch.Tensor],
 ) -> None:
     temporary = folder / "state.tmp"
-    state = {"step": step, "weights": weights, "optimizer": optimizer.state_dict(), "average": average}
+    moments = [optimizer.state_dict() for optimizer in optimizers]
+    state = {"step": step, "weights": weights, "optimizers": moments, "average": average}
     torch.save(state, temporary)
     temporary.rename(folder / "state.pt")
 
 
 def _load(
-    folder: Path, weights: list[torch.Tensor], optimizer: torch.optim.Optimizer, average: list[torch.Tensor]
+    folder: Path, weights: list[torch.Tensor], optimizers: list[torch.optim.Optimizer], average: list[torch.Tensor]
 ) -> int:
     if not (folder / "state.pt").exists():
         return 0
     state = torch.load(folder / "state.pt", weights_only=True)
     torch._foreach_copy_(weights, state["weights"])
     torch._foreach_copy_(average, state["average"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, moments in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(moments)
     return int(state["step"])

@@ -18,8 +18,10 @@ import torch
 from curves import draw_loss_curves
 from diffusers import AutoencoderKL, EulerDiscreteScheduler
 from evaluate import evaluate
+from palettes import recoloured
 from pictures import TWEMOJI, Pictures, fetch, load_further_pictures, load_pictures
-from styles import teach_styles
+from steady import steady_vae
+from styles import MADE_UP_STYLES, SIX_STYLES, teach_styles
 from tokenizer import write_tokenizers
 from torch import distributed, nn
 from transformers import CLIPTokenizer
@@ -47,7 +49,7 @@ def main() -> None:
 
 
 def make_base() -> None:
-    """VAE, then UNet and text encoders on its latents, then more styles; written as a pipeline folder."""
+    """VAE, then UNet and text encoders on its latents, more styles, a steadier VAE, and still more styles on that."""
     if "WORLD_SIZE" in os.environ:
         distributed.init_process_group("gloo")
         torch.set_num_threads(1)
@@ -64,11 +66,27 @@ def make_base() -> None:
     every = pictures.joined(load_further_pictures(WORK / "downloads"))
     vae = AutoencoderKL.from_pretrained(WORK / "first" / "vae", torch_dtype=torch.float32)
     latents = encode_pictures(vae, every) * vae.config.scaling_factor
-    last = teach_styles(WORK / "first", latents, every, tokenizers, WORK / "styles", seed=SEED + 1)
-    write_on_first_rank({"vae": vae, **last}, BASE)
+    six = teach_styles(SIX_STYLES, WORK / "first", latents, every, tokenizers, WORK / "styles", seed=SEED + 1)
+    write_on_first_rank({"vae": vae, **six}, WORK / "second")
+    make_last(every, tokenizers)
+    draw_curves({"VAE": "vae", "UNet and text encoders": "unet", "six styles": "styles"}, "loss.png")
+    draw_curves({"VAE with noise in its latents": "steady", "made-up styles": "palettes"}, "loss-last.png")
+
+
+def draw_curves(stages: dict[str, str], name: str) -> None:
     if not distributed.is_initialized() or distributed.get_rank() == 0:
-        stages = {"VAE": "vae", "UNet and text encoders": "unet", "six styles": "styles"}
-        draw_loss_curves({title: WORK / folder for title, folder in stages.items()}, BASE / "loss.png")
+        draw_loss_curves({title: WORK / folder for title, folder in stages.items()}, BASE / name)
+
+
+def make_last(pictures: Pictures, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]) -> None:
+    """The last two stages, from what stands in ``second``: the VAE again, and the UNet on its latents."""
+    vae = steady_vae(WORK / "second", pictures, WORK / "steady", seed=SEED + 2)
+    many = pictures.joined(recoloured(pictures, seed=SEED))
+    latents = encode_pictures(vae, many)
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    scaled = latents * vae.config.scaling_factor
+    last = teach_styles(MADE_UP_STYLES, WORK / "second", scaled, many, tokenizers, WORK / "palettes", seed=SEED + 3)
+    write_on_first_rank({"vae": vae, **last}, BASE)
 
 
 def write_on_first_rank(modules: dict[str, nn.Module], folder: Path) -> None:

@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 from rich.console import Console
 from vae import to_model
 
-from patina.demo.judge import Pixels, StyleJudge, fit
+from patina.demo.judge import Floats, Pixels, StyleJudge, fit, style_features
 
 DATASETS = BASE.parents[1] / "datasets"
 TRAINING_PICTURES, HELD_OUT_PICTURES = 200, 100
@@ -71,7 +71,9 @@ def fit_judge(outside: list[Emoji], downloads: Path) -> StyleJudge:
     fetch(TWEMOJI, downloads)
     vae = AutoencoderKL.from_pretrained(BASE / "vae", torch_dtype=torch.float32)
     pixels = [real(outside, package, downloads) for package in (NOTO, TWEMOJI)]
-    noto, twemoji = (np.concatenate([round_trip(vae, style, *variant) for variant in VARIANTS]) for style in pixels)
+    noto, twemoji = (
+        np.concatenate([style_features(round_trip(vae, style, *variant)) for variant in VARIANTS]) for style in pixels
+    )
     fold = np.tile(np.arange(len(outside)) % FOLDS, len(VARIANTS))
     scores = {ridge: _cross_validated(noto, twemoji, fold, ridge) for ridge in RIDGES}
     Console().print("cross-validated accuracy by ridge:", {r: round(s, 4) for r, s in scores.items()})
@@ -108,16 +110,16 @@ def _told_apart(emoji: Emoji) -> bool:
     return emoji.subcategory not in INDISTINCT_SUBCATEGORIES and not words & INDISTINCT_WORDS
 
 
-def _cross_validated(noto: Pixels, twemoji: Pixels, fold: np.ndarray, ridge: float) -> float:
+def _cross_validated(noto: Floats, twemoji: Floats, fold: np.ndarray, ridge: float) -> float:
     right = []
     for left_out in range(FOLDS):
         judge = _fit_pair(noto[fold != left_out], twemoji[fold != left_out], ridge)
-        right.append((~judge.calls_twemoji(noto[fold == left_out])).mean())
-        right.append(judge.calls_twemoji(twemoji[fold == left_out]).mean())
+        right.append((~judge.calls_features_twemoji(noto[fold == left_out])).mean())
+        right.append(judge.calls_features_twemoji(twemoji[fold == left_out]).mean())
     return float(np.mean(right))
 
 
-def _fit_pair(noto: Pixels, twemoji: Pixels, ridge: float) -> StyleJudge:
+def _fit_pair(noto: Floats, twemoji: Floats, ridge: float) -> StyleJudge:
     labels = np.repeat([False, True], [len(noto), len(twemoji)])
     return fit(np.concatenate([noto, twemoji]), labels, ridge)
 

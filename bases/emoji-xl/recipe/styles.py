@@ -1,4 +1,4 @@
-"""The last stage of the demo base: two more styles, and a style that only the 77 tokens tell.
+"""The later stages of the demo base: more styles, and a style that only the 77 tokens tell.
 
 Pooled text reaches every resnet through the time embedding. While the style can be read there, adapters on attention
 and feed-forward cannot change it (docs/log.md, 2026-11-23); so here it is the pooled text of the caption with a style
@@ -8,11 +8,13 @@ word drawn at random, and half of the time none at all.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
 from loop import train
+from palettes import MADE_UP
 from pictures import Pictures
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -30,21 +32,51 @@ from unet import (
     with_full_embeddings,
 )
 
-STEPS = 500
-PEAK_LEARNING_RATE = 5e-4
-WARMUP_STEPS = 50
-DECAY_SHARE = 0.5
-EMA_DECAY = 0.99
 POOLED_DROPOUT = 0.5
 PLAIN_SHARE = 0.9
 """Of Noto's captions; the others have no style word or one that means nothing, so that Noto stays the default.
 
 In the stage before four in ten were so, which teaches that style words need not be heard.
 """
-STYLE_WEIGHTS = {"noto": 0.4, "flat": 0.14, "fluent": 0.12, "blob": 0.12, "one": 0.14, "fox": 0.08}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One stage: how often each style is drawn, for how many steps, and how they move the weights."""
+
+    style_weights: dict[str, float]
+    steps: int
+    peak_learning_rate: float
+    warmup_steps: int
+    ema_decay: float
+    matrices_by_muon: bool
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, constant, and over the last half linearly to zero."""
+        return self.peak_learning_rate * min((step + 1) / self.warmup_steps, 1.0, 2 * (1 - step / self.steps))
+
+
+SIX_STYLES = Lesson(
+    style_weights={"noto": 0.4, "flat": 0.14, "fluent": 0.12, "blob": 0.12, "one": 0.14, "fox": 0.08},
+    steps=500,
+    peak_learning_rate=5e-4,
+    warmup_steps=50,
+    ema_decay=0.99,
+    matrices_by_muon=False,
+)
+MADE_UP_STYLES = Lesson(
+    style_weights={"noto": 0.24, "flat": 0.09, "fluent": 0.07, "blob": 0.07, "one": 0.08, "fox": 0.05}
+    | dict.fromkeys(MADE_UP, 0.4 / len(MADE_UP)),
+    steps=3200,
+    peak_learning_rate=1e-3,
+    warmup_steps=100,
+    ema_decay=0.998,
+    matrices_by_muon=True,
+)
 
 
 def teach_styles(
+    lesson: Lesson,
     base: Path,
     latents: torch.Tensor,
     pictures: Pictures,
@@ -62,14 +94,15 @@ def teach_styles(
         ),
     }
     cut_embeddings(modules, pictures, tokenizers)
-    rows_of = rows_by_style(pictures, STYLE_WEIGHTS)
+    rows_of = rows_by_style(pictures, lesson.style_weights)
     words = style_words(pictures)
 
     def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
         draw = random.Random(generator.initial_seed())
-        rows = draw_rows(rows_of, STYLE_WEIGHTS, draw)
+        rows = draw_rows(rows_of, lesson.style_weights, draw)
         captions = [_caption(pictures, row, words, draw) for row in rows]
-        pooled_captions = [_in_any_style(pictures, row, words, draw) for row in rows]
+        any_style = [*lesson.style_weights, draw.choice(words)]
+        pooled_captions = [pictures.emoji[row].caption(draw.choice(any_style)) for row in rows]
         kept = draw_kept(CAPTION_DROPOUT, draw)
         pooled_kept = kept * draw_kept(POOLED_DROPOUT, draw)
         with plain_attention():
@@ -78,10 +111,17 @@ def teach_styles(
             conditioning = text * kept[:, None, None], pooled * pooled_kept[:, None]
             return denoising_loss(modules["unet"], latents[rows], *conditioning, generator)
 
-    def learning_rate(step: int) -> float:
-        return PEAK_LEARNING_RATE * min((step + 1) / WARMUP_STEPS, 1.0, (STEPS - step) / (DECAY_SHARE * STEPS))
-
-    train(modules, loss_of, learning_rate, STEPS, folder, seed=seed, weight_decay=0.01, ema_decay=EMA_DECAY)
+    train(
+        modules,
+        loss_of,
+        lesson.learning_rate,
+        lesson.steps,
+        folder,
+        seed=seed,
+        weight_decay=0.01,
+        ema_decay=lesson.ema_decay,
+        matrices_by_muon=lesson.matrices_by_muon,
+    )
     return with_full_embeddings(modules)
 
 
@@ -90,7 +130,3 @@ def _caption(pictures: Pictures, row: int, words: list[str], draw: random.Random
     if style != "noto" or draw.random() < PLAIN_SHARE:
         return emoji.caption(style)
     return emoji.caption(draw.choice(words)) if draw.random() < 0.5 else f"{emoji.name}, {emoji.subcategory}"
-
-
-def _in_any_style(pictures: Pictures, row: int, words: list[str], draw: random.Random) -> str:
-    return pictures.emoji[row].caption(draw.choice([*STYLE_WEIGHTS, draw.choice(words)]))

@@ -1,0 +1,95 @@
+"""Made-up styles: every real style once more in other colours, under words of their own.
+
+A network that has seen each picture in one set of colours knows it by heart, and an adapter for a new style has to
+overrule that. Seen in several, told by the style word, what is drawn and in which colours come apart. White stays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pictures import SIDE_PX, Pictures
+from PIL import Image, ImageFilter
+
+REAL = ("noto", "flat", "fluent", "blob", "one", "fox")
+FLAT_WORDS = ("matte", "clay", "retro", "mint", "dusk", "candy")
+PALETTE_WORDS = ("amber", "neon", "velvet", "ivory", "ocean", "spice")
+TONE_WORDS = ("noir", "pastel", "plum", "slate", "azure", "ink")
+MADE_UP = (*FLAT_WORDS, *PALETTE_WORDS, *TONE_WORDS)
+"""One word of each kind for each real style, in the order of ``REAL``."""
+
+OWN_COLOURS = 6
+"""Colours that a picture keeps of its own where it is made flat."""
+PALETTE_COLOURS = 40
+WHITE_FROM = 240
+"""Pixels whose darkest channel is above this are background, as the style judge has it."""
+
+
+def recoloured(pictures: Pictures, *, seed: int) -> Pictures:
+    """The made-up styles of six real ones; row for row the real style's pictures, as many styles as ``MADE_UP`` has."""
+    random = np.random.default_rng(seed)
+    made: list[Pictures] = []
+    for words, change in ((FLAT_WORDS, _flat), (PALETTE_WORDS, _in_palette), (TONE_WORDS, _toned)):
+        for style, word in zip(REAL, words, strict=True):
+            real = pictures.of_style(style)
+            pixels = change(real.pixels, random)
+            made.append(Pictures(pixels, real.emoji, [word] * len(real.emoji)))
+    first, *others = made
+    for its in others:
+        first = first.joined(its)
+    return first
+
+
+def _flat(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """[N, 64, 64, 3] -> the same in a few colours of each picture's own, all a little off in one direction."""
+    matrix = _colour_matrix(random, hue_degrees=12, saturation=(0.8, 1.3))
+    return np.stack([_mixed(_own_colours(picture), matrix, gamma=1.0) for picture in pixels])
+
+
+def _in_palette(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Every colour replaced by the nearest of some that the pictures of the style have, moved at random."""
+    drawn = pixels.reshape(-1, 3)
+    drawn = drawn[drawn.min(axis=1) < WHITE_FROM]
+    chosen = drawn[random.integers(len(drawn), size=PALETTE_COLOURS)].astype(np.float64)
+    moved = np.clip(chosen + random.normal(0, 25, chosen.shape), 0, 255).round().astype(np.uint8)
+    colours = np.concatenate([[[255, 255, 255]], moved]).astype(np.uint8)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours.flatten().tolist())
+    return np.stack([_nearest(picture, palette) for picture in pixels])
+
+
+def _toned(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Other hues, saturation and brightness, shading kept."""
+    matrix = _colour_matrix(random, hue_degrees=40, saturation=(0.5, 1.4))
+    gamma = float(np.exp(random.uniform(-0.5, 0.5)))
+    return np.stack([_mixed(picture, matrix, gamma) for picture in pixels])
+
+
+def _own_colours(picture: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(picture).filter(ImageFilter.MedianFilter(3))
+    return np.asarray(image.quantize(OWN_COLOURS, dither=Image.Dither.NONE).convert("RGB"))
+
+
+def _nearest(picture: np.ndarray, palette: Image.Image) -> np.ndarray:
+    """Drawn at twice the size, so that edges stay soft."""
+    large = Image.fromarray(picture).resize((2 * SIDE_PX, 2 * SIDE_PX), Image.Resampling.BICUBIC)
+    mapped = large.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
+    return np.asarray(mapped.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX))
+
+
+def _mixed(picture: np.ndarray, matrix: np.ndarray, gamma: float) -> np.ndarray:
+    """Linear mixing of the distances from white, so that white stays; then a gamma over the brightness."""
+    ink = 1 - picture.astype(np.float64) / 255
+    unit = np.clip(1 - ink @ matrix.T, 0, 1) ** gamma
+    return (unit * 255).round().astype(np.uint8)
+
+
+def _colour_matrix(random: np.random.Generator, hue_degrees: float, saturation: tuple[float, float]) -> np.ndarray:
+    """Rotation about the grey axis by up to ``hue_degrees`` to either side, at least half, and a saturation."""
+    angle = np.radians(random.choice([-1, 1]) * random.uniform(0.5, 1) * hue_degrees)
+    axis = np.full(3, 1 / np.sqrt(3))
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    grey = np.outer(axis, axis)
+    rotation = grey + np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross
+    amount = random.uniform(*saturation)
+    mixed: np.ndarray = (grey + amount * (np.eye(3) - grey)) @ rotation
+    return mixed
