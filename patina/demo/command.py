@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAINING_SET = ROOT / "datasets" / "twemoji-style"
 JUDGE_FOLDER = ROOT / "datasets" / "emoji-judge"
 BASE, RECIPE, DATASET = "emoji-xl", "demo", "twemoji-style"
-SAMPLING: Json = {"base": BASE, "steps": 25, "guidance_scale": 4.0}
+SAMPLING: Json = {"base": BASE, "steps": 25, "guidance_scale": 2.0}
 FIRST_SEED = 1000
 POLL_S = 0.25
 

@@ -46,7 +46,11 @@ class StyleJudge:
 
     def calls_twemoji(self, pixels: Pixels) -> NDArray[np.bool_]:
         """[N, 64, 64, 3] -> [N], True where the picture looks like Twemoji rather than Noto."""
-        standardised = (style_features(pixels) - self.mean) / self.scale
+        return self.calls_features_twemoji(style_features(pixels))
+
+    def calls_features_twemoji(self, features: Floats) -> NDArray[np.bool_]:
+        """[N, F] of ``style_features`` -> [N]."""
+        standardised = (features - self.mean) / self.scale
         return standardised @ self.weights + self.bias > 0
 
 
@@ -60,9 +64,8 @@ def style_features(pixels: Pixels) -> Floats:
     return np.stack([_features(picture) for picture in halved])
 
 
-def fit(pixels: Pixels, is_twemoji: NDArray[np.bool_], ridge: float = 30.0, iterations: int = 15) -> StyleJudge:
-    """Ridge logistic regression by Newton's method; deterministic."""
-    features = style_features(pixels)
+def fit(features: Floats, is_twemoji: NDArray[np.bool_], ridge: float = 30.0, iterations: int = 15) -> StyleJudge:
+    """Ridge logistic regression over ``style_features`` [N, F] by Newton's method; deterministic."""
     mean, scale = features.mean(axis=0), features.std(axis=0) + 0.02
     design = np.hstack([(features - mean) / scale, np.ones((len(features), 1))])
     target = is_twemoji.astype(np.float64)
