@@ -48,7 +48,7 @@ FURTHER_STYLES = (
     Package("@iconify-json/emojione", "1.2.3", "one", "CC-BY-4.0"),
     Package("@iconify-json/fxemoji", "1.2.2", "fox", "Apache-2.0"),
 )
-"""Two flat styles that join in the base's last stage (styles.py); the VAE has not seen them."""
+"""Two flat styles that join in the third stage (styles.py); the VAE sees them from the fourth on (steady.py)."""
 TWEMOJI = Package("emoji-datasource-twitter", "16.0.0", "twemoji", "CC-BY-4.0")
 """Fetched by the demo data set's recipe and by the VAE's evaluation; never trained on here."""
 
