@@ -128,7 +128,7 @@ def _mapping_in(file: Path) -> tuple[dict[str, Any], list[FieldError]]:
 
 def _unreadable(file: Path, reason: str) -> InvalidInput:
     named = RECIPES / f"{file.stem}.yaml"
-    hint = f"Did you mean {named}?" if named.exists() and not file.exists() else f"Recipes are YAML files; {HINT}"
+    hint = f"Did you mean {named}?" if named.exists() and not file.is_file() else f"Recipes are YAML files; {HINT}"
     return InvalidInput([FieldError(pointer="", message=reason)], f"The recipe {file} cannot be read.", hint)
 
 
