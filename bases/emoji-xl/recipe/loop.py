@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from muon import Muon
+from ranks import rank, ranks
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import distributed, nn
 
@@ -42,7 +43,6 @@ def train(
     those of linear and convolution layers, at AdamW's rate: its updates are scaled to AdamW's size.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rank = distributed.get_rank() if distributed.is_initialized() else 0
     live = [p for module in modules.values() for p in module.parameters()]
     weights = [p.detach().clone() for p in live]
     average = [w.clone() for w in weights]
@@ -64,13 +64,13 @@ def train(
     first = _load(folder, weights, optimizers, average)
     torch._foreach_copy_([p.detach() for p in live], weights)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[loss]}"), disable=rank > 0) as progress:
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[loss]}"), disable=rank() > 0) as progress:
         task = progress.add_task(folder.name, total=steps, completed=first, loss="")
         recent: list[float] = []
         for step in range(first, steps):
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = learning_rate(step)
-            loss = loss_of(step, torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + rank))
+            loss = loss_of(step, torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + rank()))
             loss.backward()
             _share_gradients(live, weights)
             nn.utils.clip_grad_norm_(weights, 1.0, foreach=True)
@@ -80,16 +80,12 @@ def train(
             torch._foreach_lerp_(average, weights, 1 - min(ema_decay, (1 + step) / (10 + step)))
             recent.append(loss.item())
             progress.update(task, advance=1, loss=f"loss {sum(recent) / len(recent):.4f}")
-            if rank == 0 and (step + 1) % LOG_EVERY_STEPS == 0:
+            if rank() == 0 and (step + 1) % LOG_EVERY_STEPS == 0:
                 _log(folder, step + 1, sum(recent) / len(recent))
                 recent = []
-            if rank == 0 and ((step + 1) % SAVE_EVERY_STEPS == 0 or step + 1 == steps):
+            if rank() == 0 and ((step + 1) % SAVE_EVERY_STEPS == 0 or step + 1 == steps):
                 _save(folder, step + 1, weights, optimizers, average)
     put_average(modules, average)
-
-
-def ranks() -> int:
-    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def put_average(modules: dict[str, nn.Module], average: list[torch.Tensor]) -> None:

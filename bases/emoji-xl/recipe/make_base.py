@@ -20,6 +20,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler
 from evaluate import evaluate
 from palettes import recoloured
 from pictures import TWEMOJI, Pictures, fetch, load_further_pictures, load_pictures
+from ranks import rank
 from steady import steady_vae
 from styles import MADE_UP_STYLES, SIX_STYLES, teach_styles
 from tokenizer import write_tokenizers
@@ -74,7 +75,7 @@ def make_base() -> None:
 
 
 def draw_curves(stages: dict[str, str], name: str) -> None:
-    if not distributed.is_initialized() or distributed.get_rank() == 0:
+    if rank() == 0:
         draw_loss_curves({title: WORK / folder for title, folder in stages.items()}, BASE / name)
 
 
@@ -91,7 +92,7 @@ def make_last(pictures: Pictures, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer
 
 def write_on_first_rank(modules: dict[str, nn.Module], folder: Path) -> None:
     """Write once, and let every rank wait until it is there."""
-    if not distributed.is_initialized() or distributed.get_rank() == 0:
+    if rank() == 0:
         write_base(modules, folder)
     if distributed.is_initialized():
         distributed.barrier()

@@ -3,6 +3,7 @@
 Every matrix's momentum is replaced by the nearest orthogonal one, found by Newton-Schulz iterations (Jordan et al.
 2024, https://kellerjordan.github.io/posts/muon); convolutions count as matrices of their output channels. Matrices of
 one shape go through the iterations together, in bf16; under ``torchrun`` each rank takes its share of the shapes.
+`torch.optim.Muon` takes matrices alone, and one after the other.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import torch
+from ranks import rank, ranks
 from torch import distributed
 
 MOMENTUM = 0.95
@@ -46,24 +48,21 @@ def _orthogonalised(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
     for index, matrix in enumerate(matrices):
         by_shape[min(matrix.shape), max(matrix.shape)].append(index)
     shapes = sorted(by_shape, key=lambda shape: -len(by_shape[shape]) * shape[0] ** 2 * shape[1])
-    rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     found: dict[int, torch.Tensor] = {}
-    owner = _owners(shapes, by_shape, ranks)
+    owner = _owners(shapes, by_shape)
     for shape in shapes:
         wide = torch.stack([m if m.shape[0] <= m.shape[1] else m.T for m in (matrices[i] for i in by_shape[shape])])
-        done = _newton_schulz(wide) if owner[shape] == rank else torch.empty(wide.shape, dtype=torch.bfloat16)
-        if ranks > 1:
+        done = _newton_schulz(wide) if owner[shape] == rank() else torch.empty(wide.shape, dtype=torch.bfloat16)
+        if ranks() > 1:
             distributed.broadcast(done, owner[shape])
         for index, its in zip(by_shape[shape], done.float(), strict=True):
             found[index] = (its if matrices[index].shape == its.shape else its.T) * ADAMW_RMS * max(shape) ** 0.5
     return [found[index].contiguous() for index in range(len(matrices))]
 
 
-def _owners(
-    shapes: list[tuple[int, int]], by_shape: dict[tuple[int, int], list[int]], ranks: int
-) -> dict[tuple[int, int], int]:
+def _owners(shapes: list[tuple[int, int]], by_shape: dict[tuple[int, int], list[int]]) -> dict[tuple[int, int], int]:
     """Which rank works on which shape: the dearest first, each to whoever has least to do."""
-    load = [0] * ranks
+    load = [0] * ranks()
     owner = {}
     for shape in shapes:
         owner[shape] = load.index(min(load))

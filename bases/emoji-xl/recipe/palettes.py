@@ -33,10 +33,11 @@ def recoloured(pictures: Pictures, *, seed: int) -> Pictures:
             real = pictures.of_style(style)
             pixels = change(real.pixels, random)
             made.append(Pictures(pixels, real.emoji, [word] * len(real.emoji)))
-    first, *others = made
-    for its in others:
-        first = first.joined(its)
-    return first
+    return Pictures(
+        np.concatenate([its.pixels for its in made]),
+        [emoji for its in made for emoji in its.emoji],
+        [style for its in made for style in its.styles],
+    )
 
 
 def _flat(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from loop import ranks, train
+from loop import train
 from pictures import Pictures, is_held_out
+from ranks import ranks
 from torch.nn import functional as F
 from vae import edge_error, to_model
 
