@@ -102,7 +102,7 @@ def content_matches(made: Pixels, real: list[Pixels], names: list[str]) -> NDArr
 
 
 def _features(picture: Floats) -> Floats:
-    drawn: Mask = np.asarray(picture.min(axis=2) < 240, dtype=np.bool_)
+    drawn = _drawn(picture)
     inside = drawn[:-1, :-1].ravel()
     area = max(int(inside.sum()), 1)
     colours = picture[:-1, :-1].reshape(-1, 3)
@@ -121,13 +121,18 @@ def _features(picture: Floats) -> Floats:
     return roots
 
 
+def _drawn(picture: Floats) -> Mask:
+    """Where a picture is not the white it lies on."""
+    return np.asarray(picture.min(axis=2) < 240, dtype=np.bool_)
+
+
 def _shading(picture: Floats) -> Floats:
     """Shares of the luma's signed changes down and to the right at half of this size again, [121].
 
     Light from above makes them lean one way, and averaging over 4 px leaves little of a VAE's errors in them.
     """
     small = picture.reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
-    drawn, luma = small.min(axis=2) < 240, small.mean(axis=2)
+    drawn, luma = _drawn(small), small.mean(axis=2)
     inside = drawn[:-1, :-1] & drawn[1:, :-1] & drawn[:-1, 1:]
     down, right = luma[1:, :-1] - luma[:-1, :-1], luma[:-1, 1:] - luma[:-1, :-1]
     counts = np.histogram2d(down[inside], right[inside], [SHADING_EDGES, SHADING_EDGES])[0]
