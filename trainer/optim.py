@@ -83,6 +83,7 @@ class Optimizer:
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go on from what ``state`` gave; tensors that are there already are written into, not replaced."""
         owners = {name.rpartition("/")[0] for name in tensors}
+        # By then every tensor has its state, Adafactor's too: each is updated at each step.
         if owners and owners != self._updated.keys():
             tensors = _cut_anew(tensors, self._updated)
         for name, tensor in tensors.items():

@@ -91,6 +91,17 @@ class TestRefusals:
         assert "PATINA_MAX_WAIT_S" in str(ended.value)
 
 
+class TestTwoApplications:
+    def test_of_one_process_each_answer_from_their_own_home(self, tmp_path: Path) -> None:
+        one, other = (
+            TestClient(create_app(ApiSettings(home=tmp_path / name)), base_url="http://localhost", client=("127.0.0.1", 1))
+            for name in ("one", "other")
+        )
+        assert one.post("/api/v1/datasets", json={"name": "style"}).status_code == 201
+        assert [found["name"] for found in one.get("/api/v1/datasets").json()["items"]] == ["style"]
+        assert other.get("/api/v1/datasets").json()["items"] == []
+
+
 class TestBusyDatabase:
     def test_is_told_as_that_with_when_to_come_again_and_the_same_request_then_succeeds(
         self, client: TestClient, parts: Parts

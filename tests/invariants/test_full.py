@@ -57,7 +57,7 @@ class TestFull:
         [
             pytest.param("fp32, fused", marks=pytest.mark.slow),
             pytest.param("bf16", marks=pytest.mark.slow),
-            "bf16, fused, adamw8bit",
+            pytest.param("bf16, fused, adamw8bit", marks=pytest.mark.slow),
             "fp32, text encoders, ema",
             pytest.param("bf16, fused, text encoders", marks=pytest.mark.slow),
         ],

@@ -42,7 +42,7 @@ class TestTheJudge:
         assert figures["judge_accuracy_each"]["twemoji"] >= 0.93
         assert figures["judge_accuracy_each"]["noto"] >= 0.93
 
-    def test_was_fitted_on_none_of_the_pictures_it_is_measured_on(self, held_out: HeldOutEmoji) -> None:
+    def test_is_measured_on_pictures_that_no_adapter_was_taught(self, held_out: HeldOutEmoji) -> None:
         trained = (JUDGE_FOLDER.parent / "twemoji-style" / "metadata.jsonl").read_text()
         assert not [name for name in held_out.prompts if f'"{name}"' in trained]
         assert len(set(held_out.names)) == 100

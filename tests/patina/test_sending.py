@@ -140,8 +140,7 @@ class TestSend:
     @pytest.mark.parametrize(
         "limits",
         [
-            {"PATINA_MAX_UPLOAD_FILES": "1"},
-            pytest.param({"PATINA_MAX_UPLOAD_FILES": "3"}, marks=pytest.mark.slow),
+            *(pytest.param({"PATINA_MAX_UPLOAD_FILES": n}, marks=pytest.mark.slow) for n in "13"),
             {"PATINA_MAX_UPLOAD_BYTES": "2700"},
         ],
     )

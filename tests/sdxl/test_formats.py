@@ -45,10 +45,10 @@ class TestStockPipeline:
     @pytest.mark.parametrize(
         "kind",
         [
-            {"targets": "attn"},
+            pytest.param({"targets": "attn"}, marks=pytest.mark.slow),
             {"targets": "attn-ff"},
             {"targets": "attn-ff-conv", "rslora": True, "rank_pattern": {"*.conv?": 2}, "alpha_pattern": {"*.to_q": 1}},
-            {"targets": "attn-ff-conv", "dora": True},
+            pytest.param({"targets": "attn-ff-conv", "dora": True}, marks=pytest.mark.slow),
         ],
         ids=["attn", "attn-ff", "LoCon", "DoRA"],
     )

@@ -129,6 +129,7 @@ class TestNoiseOffsetAndTimestepRange:
 
 
 class TestEverythingOfTheObjective:
+    @pytest.mark.slow
     def test_goes_on_bit_for_bit_and_makes_no_class_picture_twice(
         self,
         whole: Path,

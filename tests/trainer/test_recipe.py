@@ -91,6 +91,12 @@ class TestReadRecipe:
             read_recipe(Path("demo"))
         assert caught.value.hint == "Did you mean configs/train/demo.yaml?"
 
+    def test_knows_it_beside_a_folder_of_its_name(self, tmp_path: Path) -> None:
+        (tmp_path / "demo").mkdir()
+        with pytest.raises(InvalidInput) as caught:
+            read_recipe(tmp_path / "demo")
+        assert caught.value.hint == "Did you mean configs/train/demo.yaml?"
+
     def test_names_what_is_not_there_by_the_option_that_says_it(self, tmp_path: Path) -> None:
         file = write(tmp_path, f"paths: {{base_dir: {tmp_path}, dataset_dir: {tmp_path}}}\n")
         with pytest.raises(InvalidInput) as caught:

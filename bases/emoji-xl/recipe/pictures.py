@@ -91,7 +91,7 @@ def load_pictures(downloads: Path) -> Pictures:
 
 
 def load_further_pictures(downloads: Path) -> Pictures:
-    """Every picture of the two styles that join in the last stage."""
+    """Every picture of the two styles that join in the third stage."""
     return _load(downloads, FURTHER_STYLES, "further-pictures.npz")
 
 
