@@ -14,15 +14,17 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
+from colourings import colourings
 from curves import draw_loss_curves
 from diffusers import AutoencoderKL, EulerDiscreteScheduler
 from evaluate import evaluate
-from palettes import recoloured
-from pictures import TWEMOJI, Pictures, fetch, load_further_pictures, load_pictures
-from ranks import rank
+from palettes import FIRST_MADE_UP, REAL, SECOND_MADE_UP, recoloured
+from pictures import SIDE_PX, TWEMOJI, Pictures, fetch, load_further_pictures, load_pictures
+from ranks import rank, ranks
 from steady import steady_vae
-from styles import MADE_UP_STYLES, SIX_STYLES, teach_styles
+from styles import COLOUR_WORDS, MADE_UP_STYLES, SIX_STYLES, TWICE_MADE_UP_STYLES, teach_styles
 from tokenizer import write_tokenizers
 from torch import distributed, nn
 from transformers import CLIPTokenizer
@@ -32,6 +34,8 @@ from vae import to_model, train_vae
 BASE = Path(__file__).resolve().parents[1]
 WORK = Path(__file__).resolve().parents[3] / "build" / "demo-base"
 SEED = 0
+COLOURED_PICTURES = 250
+"""Of each real style in each colouring: few, as in the sets that adapters are trained on."""
 
 
 def main() -> None:
@@ -50,7 +54,7 @@ def main() -> None:
 
 
 def make_base() -> None:
-    """VAE, then UNet and text encoders on its latents, more styles, a steadier VAE, and still more styles on that."""
+    """VAE, then UNet and text encoders on its latents, more styles, a steadier VAE, and on that more and more made-up styles."""
     if "WORLD_SIZE" in os.environ:
         distributed.init_process_group("gloo")
         torch.set_num_threads(1)
@@ -60,18 +64,19 @@ def make_base() -> None:
         CLIPTokenizer.from_pretrained(BASE / "tokenizer_2"),
     )
     vae = train_vae(pictures, WORK / "vae", seed=SEED)
-    latents = encode_pictures(vae, pictures)
+    latents = encode_pictures(vae, pictures.pixels)
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     first = train_unet(latents * vae.config.scaling_factor, pictures, tokenizers, WORK / "unet", seed=SEED)
     write_on_first_rank({"vae": vae, **first}, WORK / "first")
     every = pictures.joined(load_further_pictures(WORK / "downloads"))
     vae = AutoencoderKL.from_pretrained(WORK / "first" / "vae", torch_dtype=torch.float32)
-    latents = encode_pictures(vae, every) * vae.config.scaling_factor
+    latents = encode_pictures(vae, every.pixels) * vae.config.scaling_factor
     six = teach_styles(SIX_STYLES, WORK / "first", latents, every, tokenizers, WORK / "styles", seed=SEED + 1)
     write_on_first_rank({"vae": vae, **six}, WORK / "second")
     make_last(every, tokenizers)
     draw_curves({"VAE": "vae", "UNet and text encoders": "unet", "six styles": "styles"}, "loss.png")
-    draw_curves({"VAE with noise in its latents": "steady", "made-up styles": "palettes"}, "loss-last.png")
+    more = {"made-up styles": "palettes", "twice as many": "twice", "colour words": "coloured"}
+    draw_curves({"VAE with noise in its latents": "steady", **more}, "loss-last.png")
 
 
 def draw_curves(stages: dict[str, str], name: str) -> None:
@@ -80,14 +85,51 @@ def draw_curves(stages: dict[str, str], name: str) -> None:
 
 
 def make_last(pictures: Pictures, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]) -> None:
-    """The last two stages, from what stands in ``second``: the VAE again, and the UNet on its latents."""
+    """What follows, from what stands in ``second``: the VAE again, and the UNet on its latents, three times."""
     vae = steady_vae(WORK / "second", pictures, WORK / "steady", seed=SEED + 2)
-    many = pictures.joined(recoloured(pictures, seed=SEED))
-    latents = encode_pictures(vae, many)
+    many = pictures.joined(recoloured(pictures, FIRST_MADE_UP))
+    latents = encode_pictures(vae, many.pixels)
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     scaled = latents * vae.config.scaling_factor
-    last = teach_styles(MADE_UP_STYLES, WORK / "second", scaled, many, tokenizers, WORK / "palettes", seed=SEED + 3)
+    third = teach_styles(MADE_UP_STYLES, WORK / "second", scaled, many, tokenizers, WORK / "palettes", seed=SEED + 3)
+    write_on_first_rank({"vae": vae, **third}, WORK / "third")
+    make_twice_as_many(many, tokenizers)
+    make_coloured(pictures, tokenizers)
+
+
+def make_twice_as_many(pictures: Pictures, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]) -> None:
+    """Once more with twice as many made-up styles, from what stands in ``third``."""
+    vae = AutoencoderKL.from_pretrained(WORK / "third" / "vae", torch_dtype=torch.float32)
+    more = pictures.joined(recoloured(pictures, SECOND_MADE_UP))
+    scaled = encode_pictures(vae, more.pixels) * vae.config.scaling_factor
+    fourth = teach_styles(TWICE_MADE_UP_STYLES, WORK / "third", scaled, more, tokenizers, WORK / "twice", seed=SEED + 4)
+    write_on_first_rank({"vae": vae, **fourth}, WORK / "fourth")
+
+
+def make_coloured(pictures: Pictures, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]) -> None:
+    """And with colour words before the six real styles' own, from what stands in ``fourth``."""
+    vae = AutoencoderKL.from_pretrained(WORK / "fourth" / "vae", torch_dtype=torch.float32)
+    plain = encode_pictures(vae, pictures.pixels)
+    coloured, latents = encode_coloured(vae, pictures)
+    scaled = torch.cat([plain, latents]) * vae.config.scaling_factor
+    every = Pictures(np.empty((len(scaled), 0)), pictures.emoji + coloured.emoji, pictures.styles + coloured.styles)
+    last = teach_styles(COLOUR_WORDS, WORK / "fourth", scaled, every, tokenizers, WORK / "coloured", seed=SEED + 5)
     write_on_first_rank({"vae": vae, **last}, BASE)
+
+
+@torch.inference_mode()
+def encode_coloured(vae: nn.Module, pictures: Pictures) -> tuple[Pictures, torch.Tensor]:
+    """Some of every real style's pictures in every colouring: emoji and styles without pixels, and mean latents."""
+    real_styles = [pictures.of_style(real) for real in REAL]
+    styles = [(its, real) for its in colourings(pictures, seed=SEED) for real in real_styles]
+    random = np.random.default_rng(SEED)
+    chosen = [random.choice(len(real.emoji), COLOURED_PICTURES, replace=False) for _, real in styles]
+    latents = torch.zeros(len(styles), COLOURED_PICTURES, 4, SIDE_PX // 8, SIDE_PX // 8)
+    for place, (colouring, real), rows in list(zip(latents, styles, chosen, strict=True))[rank() :: ranks()]:
+        place.copy_(_encoded(vae, np.stack([colouring(real.pixels[row]) for row in rows])))
+    emoji = [real.emoji[row] for (_, real), rows in zip(styles, chosen, strict=True) for row in rows]
+    words = [f"{its.word} {real.styles[0]}" for its, real in styles for _ in range(COLOURED_PICTURES)]
+    return Pictures(np.empty((len(emoji), 0)), emoji, words), _summed(latents).flatten(0, 1)
 
 
 def write_on_first_rank(modules: dict[str, nn.Module], folder: Path) -> None:
@@ -99,10 +141,24 @@ def write_on_first_rank(modules: dict[str, nn.Module], folder: Path) -> None:
 
 
 @torch.inference_mode()
-def encode_pictures(vae: nn.Module, pictures: Pictures) -> torch.Tensor:
-    """Mean latents [N, 4, 8, 8], not yet scaled."""
-    batches = to_model(torch.from_numpy(pictures.pixels)).split(64)
-    return torch.cat([vae.encode(batch).latent_dist.mean for batch in batches])
+def encode_pictures(vae: nn.Module, pixels: np.ndarray) -> torch.Tensor:
+    """Mean latents [N, 4, 8, 8] of uint8 [N, 64, 64, 3], not yet scaled; each rank encodes its share."""
+    latents = torch.zeros(len(pixels), 4, SIDE_PX // 8, SIDE_PX // 8)
+    for start in range(64 * rank(), len(pixels), 64 * ranks()):
+        latents[start : start + 64] = _encoded(vae, pixels[start : start + 64])
+    return _summed(latents)
+
+
+def _encoded(vae: nn.Module, pixels: np.ndarray) -> torch.Tensor:
+    latents: torch.Tensor = vae.encode(to_model(torch.from_numpy(pixels))).latent_dist.mean
+    return latents
+
+
+def _summed(latents: torch.Tensor) -> torch.Tensor:
+    """Each rank's share put together: where it has none, its latents are zero."""
+    if ranks() > 1:
+        distributed.all_reduce(latents)
+    return latents
 
 
 def write_base(modules: dict[str, nn.Module], folder: Path) -> None:

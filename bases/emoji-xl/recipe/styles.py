@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 from loop import train
-from palettes import MADE_UP
+from colourings import WORDS
+from palettes import FIRST_MADE_UP, REAL, SECOND_MADE_UP
 from pictures import Pictures
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -33,11 +34,6 @@ from unet import (
 )
 
 POOLED_DROPOUT = 0.5
-PLAIN_SHARE = 0.9
-"""Of Noto's captions; the others have no style word or one that means nothing, so that Noto stays the default.
-
-In the stage before four in ten were so, which teaches that style words need not be heard.
-"""
 
 
 @dataclass(frozen=True)
@@ -50,10 +46,19 @@ class Lesson:
     warmup_steps: int
     ema_decay: float
     matrices_by_muon: bool
+    decay_steps: int
+    plain_share: float = 0.9
+    """Of Noto's captions; the others have no style word or one that means nothing, so that Noto stays the default.
+
+    In the stage before the first of these, four in ten were so, which teaches that style words need not be heard.
+    """
+    strangers: bool = False
+    """Whether half of the words that mean nothing are made up of syllables, so that their tokens mean nothing either."""
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, constant, and over the last half linearly to zero."""
-        return self.peak_learning_rate * min((step + 1) / self.warmup_steps, 1.0, 2 * (1 - step / self.steps))
+        """Linear warm-up, constant, and over the last ``decay_steps`` linearly to zero."""
+        left = (self.steps - step) / self.decay_steps
+        return self.peak_learning_rate * min((step + 1) / self.warmup_steps, 1.0, left)
 
 
 SIX_STYLES = Lesson(
@@ -63,15 +68,44 @@ SIX_STYLES = Lesson(
     warmup_steps=50,
     ema_decay=0.99,
     matrices_by_muon=False,
+    decay_steps=250,
 )
 MADE_UP_STYLES = Lesson(
     style_weights={"noto": 0.24, "flat": 0.09, "fluent": 0.07, "blob": 0.07, "one": 0.08, "fox": 0.05}
-    | dict.fromkeys(MADE_UP, 0.4 / len(MADE_UP)),
+    | dict.fromkeys(FIRST_MADE_UP.words, 0.4 / 18),
     steps=3200,
     peak_learning_rate=1e-3,
     warmup_steps=100,
     ema_decay=0.998,
     matrices_by_muon=True,
+    decay_steps=1600,
+)
+FORTY_TWO_STYLES = {"noto": 0.2, "flat": 0.08, "fluent": 0.06, "blob": 0.06, "one": 0.08, "fox": 0.06} | dict.fromkeys(
+    (*FIRST_MADE_UP.words, *SECOND_MADE_UP.words), 0.46 / 36
+)
+"""More styles than can be known by heart: forty-two versions of each picture in a network of 11 M numbers."""
+TWICE_MADE_UP_STYLES = Lesson(
+    style_weights=FORTY_TWO_STYLES,
+    steps=1750,
+    peak_learning_rate=1e-3,
+    warmup_steps=100,
+    ema_decay=0.998,
+    matrices_by_muon=True,
+    decay_steps=500,
+)
+COLOURED_STYLES = {"noto": 0.26, "flat": 0.06, "fluent": 0.04, "blob": 0.04, "one": 0.07, "fox": 0.04} | {
+    f"{word} {style}": 0.49 / (len(WORDS) * len(REAL)) for word in WORDS for style in REAL
+}
+COLOUR_WORDS = Lesson(
+    style_weights=COLOURED_STYLES,
+    steps=2400,
+    peak_learning_rate=1e-3,
+    warmup_steps=100,
+    ema_decay=0.998,
+    matrices_by_muon=True,
+    decay_steps=800,
+    plain_share=0.75,
+    strangers=True,
 )
 
 
@@ -100,7 +134,7 @@ def teach_styles(
     def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
         draw = random.Random(generator.initial_seed())
         rows = draw_rows(rows_of, lesson.style_weights, draw)
-        captions = [_caption(pictures, row, words, draw) for row in rows]
+        captions = [_caption(pictures, row, lesson, words, draw) for row in rows]
         any_style = [*lesson.style_weights, draw.choice(words)]
         pooled_captions = [pictures.emoji[row].caption(draw.choice(any_style)) for row in rows]
         kept = draw_kept(CAPTION_DROPOUT, draw)
@@ -125,8 +159,14 @@ def teach_styles(
     return with_full_embeddings(modules)
 
 
-def _caption(pictures: Pictures, row: int, words: list[str], draw: random.Random) -> str:
+def _caption(pictures: Pictures, row: int, lesson: Lesson, words: list[str], draw: random.Random) -> str:
     emoji, style = pictures.emoji[row], pictures.styles[row]
-    if style != "noto" or draw.random() < PLAIN_SHARE:
+    if style != "noto" or draw.random() < lesson.plain_share:
         return emoji.caption(style)
-    return emoji.caption(draw.choice(words)) if draw.random() < 0.5 else f"{emoji.name}, {emoji.subcategory}"
+    if draw.random() < 0.5:
+        return f"{emoji.name}, {emoji.subcategory}"
+    return emoji.caption(_stranger(draw) if lesson.strangers and draw.random() < 0.5 else draw.choice(words))
+
+
+def _stranger(draw: random.Random) -> str:
+    return "".join(draw.choice("bdfgjklmnprstvwz") + draw.choice("aeiou") for _ in range(draw.randint(2, 4)))

@@ -90,11 +90,13 @@ class UsedEmbedding(nn.Module):
         self.used = used
         self.initial = full.weight.detach().clone()
         self.weight = nn.Parameter(self.initial[used].clone())
-        self.row_of = torch.zeros(len(self.initial), dtype=torch.long)
+        self.row_of = torch.full((len(self.initial),), -1)
         self.row_of[used] = torch.arange(len(used))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return F.embedding(self.row_of[ids], self.weight)
+        rows = self.row_of[ids]
+        moving = F.embedding(rows.clamp(min=0), self.weight)
+        return torch.where((rows >= 0)[..., None], moving, self.initial[ids].to(moving.dtype))
 
     def restored(self) -> nn.Embedding:
         full = self.initial.clone()
@@ -212,7 +214,7 @@ def text_embeddings(encoder: nn.Module) -> nn.Module:
 
 
 def style_words(pictures: Pictures) -> list[str]:
-    """Words that name no style, to stand in a style word's place."""
+    """Words that name no style, to stand in a style word's place; four made-up ones are among them all the same."""
     return sorted({word for emoji in pictures.emoji for word in emoji.name.split() if word.isalpha()})
 
 

@@ -1,0 +1,83 @@
+"""Colour words: each says colours, flatness and size, and is taught before every real style's own word.
+
+`amber one style` is EmojiOne's drawing in amber's colours. Forty-eight such words and six drawings make 288 styles, too
+many to be known by heart, so that drawing, colours and shading come apart: what a new style's adapter changes is then
+a few directions, and what is drawn stays (docs/log.md, 2026-11-27).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from palettes import WHITE_FROM, colour_matrix, mixed, nearest, own_colours, palette_image
+from pictures import SIDE_PX, Pictures
+from PIL import Image
+
+WORDS = tuple(
+    "urban rustic gothic royal tribal forest nordic arctic tropic baroque modern classic vivid mellow frosty dusty sandy "
+    "muddy marble granite cedar walnut willow cotton leather silk wool bronze platinum brass nickel carbon graphite "
+    "crimson scarlet apricot emerald teal navy lilac lavender magenta burgundy maroon mocha hazel sienna vanilla".split()
+)
+FLAT_IN_PALETTE, IN_PALETTE, FLAT = 20, 8, 10
+"""How many of the words, in this order, are of each kind; the others keep the shading and change the tones."""
+PALETTE_COLOURS = (24, 64)
+SCALE = (0.88, 1.07)
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """How a picture is changed: made flat, its tones mixed, every colour replaced by a palette's nearest, resized."""
+
+    word: str
+    flat_colours: int | None
+    matrix: np.ndarray
+    gamma: float
+    palette: Image.Image | None
+    scale: float
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """uint8 [64, 64, 3] -> the same shape; white stays so but where few colours mix it with another."""
+        changed = _resized(picture, self.scale)
+        if self.flat_colours is not None:
+            changed = own_colours(changed, self.flat_colours)
+        changed = mixed(changed, self.matrix, self.gamma)
+        return changed if self.palette is None else nearest(changed, self.palette)
+
+
+def colourings(pictures: Pictures, *, seed: int) -> list[Colouring]:
+    """One for each of ``WORDS``; palettes are drawn from the colours that ``pictures`` have, moved at random."""
+    random = np.random.default_rng(seed)
+    drawn = pictures.pixels[::7].reshape(-1, 3)
+    drawn = drawn[drawn.min(axis=1) < WHITE_FROM]
+    return [_colouring(word, kind, drawn, random) for word, kind in zip(WORDS, _kinds(), strict=True)]
+
+
+def _kinds() -> list[tuple[bool, bool]]:
+    """Whether flat and whether in a palette, word for word."""
+    toned = len(WORDS) - FLAT_IN_PALETTE - IN_PALETTE - FLAT
+    counts = (FLAT_IN_PALETTE, IN_PALETTE, FLAT, toned)
+    kinds = ((True, True), (False, True), (True, False), (False, False))
+    return [kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count)]
+
+
+def _colouring(word: str, kind: tuple[bool, bool], drawn: np.ndarray, random: np.random.Generator) -> Colouring:
+    flat, in_palette = kind
+    hue_degrees = 12 if in_palette else 25 if flat else 40
+    matrix = colour_matrix(random, hue_degrees, saturation=(0.7, 1.4))
+    gamma = float(np.exp(random.uniform(-0.4, 0.4)))
+    number = int(random.integers(*PALETTE_COLOURS))
+    chosen = drawn[random.integers(len(drawn), size=number)] + random.normal(0, 20, (number, 3))
+    palette = palette_image(np.clip(chosen, 0, 255).round().astype(np.uint8)) if in_palette else None
+    flat_colours = int(random.integers(4, 9)) if flat else None
+    return Colouring(word, flat_colours, matrix, gamma, palette, float(random.uniform(*SCALE)))
+
+
+def _resized(picture: np.ndarray, scale: float) -> np.ndarray:
+    """About the middle, on white."""
+    side = round(SIDE_PX * scale)
+    image = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+    offset = (SIDE_PX - side) // 2
+    canvas = Image.new("RGB", (SIDE_PX, SIDE_PX), "white")
+    canvas.paste(image, (offset, offset))
+    return np.asarray(canvas)
