@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAINING_SET = ROOT / "datasets" / "twemoji-style"
 JUDGE_FOLDER = ROOT / "datasets" / "emoji-judge"
 BASE, RECIPE, DATASET = "emoji-xl", "demo", "twemoji-style"
-SAMPLING: Json = {"base": BASE, "steps": 25, "guidance_scale": 1.8}
+SAMPLING: Json = {"base": BASE, "steps": 25, "guidance_scale": 1.4}
 SCALE = 0.85
 """Of the LoRA: in full it draws emoji that it was not taught less clearly (docs/log.md, 2026-11-27)."""
 FIRST_SEED = 1000
