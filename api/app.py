@@ -115,7 +115,7 @@ def from_environment() -> FastAPI:
 def _routes() -> tuple[BaseRoute, ...]:
     """Everything that can be asked; put together once, as it takes longer than all else of an application.
 
-    Routes shared so know no application but the one in the request: one's own ``dependency_overrides`` do not reach them.
+    Shared routes know no application but the request's: one's own ``dependency_overrides`` do not reach them.
     """
     every = APIRouter()
     every.include_router(health.router)

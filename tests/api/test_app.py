@@ -93,10 +93,8 @@ class TestRefusals:
 
 class TestTwoApplications:
     def test_of_one_process_each_answer_from_their_own_home(self, tmp_path: Path) -> None:
-        one, other = (
-            TestClient(create_app(ApiSettings(home=tmp_path / name)), base_url="http://localhost", client=("127.0.0.1", 1))
-            for name in ("one", "other")
-        )
+        applications = [create_app(ApiSettings(home=tmp_path / name)) for name in ("one", "other")]
+        one, other = (TestClient(a, base_url="http://localhost", client=("127.0.0.1", 1)) for a in applications)
         assert one.post("/api/v1/datasets", json={"name": "style"}).status_code == 201
         assert [found["name"] for found in one.get("/api/v1/datasets").json()["items"]] == ["style"]
         assert other.get("/api/v1/datasets").json()["items"] == []

@@ -57,7 +57,7 @@ class TestTheDemo:
 
     def test_moves_towards_the_style_and_keeps_most_of_the_content(self, summary: dict[str, Any]) -> None:
         assert summary["style_lora"] > summary["style_base"]
-        assert summary["content_lora"] >= 0.6 * summary["content_base"]
+        assert summary["content_lora"] >= 0.7 * summary["content_base"]
 
     @pytest.mark.xfail(strict=True, reason="the bars are not reached yet: docs/log.md, 2026-11-27")
     def test_reaches_the_bars_of_style_and_content(self, summary: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Colour words: each says colours, flatness and size, and is taught before every real style's own word.
 
-`amber one style` is EmojiOne's drawing in amber's colours. Forty-eight such words and six drawings make 288 styles, too
+`navy one style` is EmojiOne's drawing in navy's colours. Forty-eight such words and six drawings make 288 styles, too
 many to be known by heart, so that drawing, colours and shading come apart: what a new style's adapter changes is then
 a few directions, and what is drawn stays (docs/log.md, 2026-11-27).
 """
@@ -14,13 +14,33 @@ from palettes import WHITE_FROM, colour_matrix, mixed, nearest, own_colours, pal
 from pictures import SIDE_PX, Pictures
 from PIL import Image
 
-WORDS = tuple(
-    "urban rustic gothic royal tribal forest nordic arctic tropic baroque modern classic vivid mellow frosty dusty sandy "
-    "muddy marble granite cedar walnut willow cotton leather silk wool bronze platinum brass nickel carbon graphite "
-    "crimson scarlet apricot emerald teal navy lilac lavender magenta burgundy maroon mocha hazel sienna vanilla".split()
+FLAT_IN_PALETTE = (
+    "urban",
+    "rustic",
+    "gothic",
+    "royal",
+    "tribal",
+    "forest",
+    "nordic",
+    "arctic",
+    "tropic",
+    "baroque",
+    "modern",
+    "classic",
+    "vivid",
+    "mellow",
+    "frosty",
+    "dusty",
+    "sandy",
+    "muddy",
+    "marble",
+    "granite",
 )
-FLAT_IN_PALETTE, IN_PALETTE, FLAT = 20, 8, 10
-"""How many of the words, in this order, are of each kind; the others keep the shading and change the tones."""
+IN_PALETTE = ("cedar", "walnut", "willow", "cotton", "leather", "silk", "wool", "bronze")
+FLAT = ("platinum", "brass", "nickel", "carbon", "graphite", "crimson", "scarlet", "apricot", "emerald", "teal")
+TONED = ("navy", "lilac", "lavender", "magenta", "burgundy", "maroon", "mocha", "hazel", "sienna", "vanilla")
+WORDS = (*FLAT_IN_PALETTE, *IN_PALETTE, *FLAT, *TONED)
+"""Flat: in a few colours of the picture's own. In a palette: each colour is one of the word's. Toned: shading stays."""
 PALETTE_COLOURS = (24, 64)
 SCALE = (0.88, 1.07)
 
@@ -50,19 +70,11 @@ def colourings(pictures: Pictures, *, seed: int) -> list[Colouring]:
     random = np.random.default_rng(seed)
     drawn = pictures.pixels[::7].reshape(-1, 3)
     drawn = drawn[drawn.min(axis=1) < WHITE_FROM]
-    return [_colouring(word, kind, drawn, random) for word, kind in zip(WORDS, _kinds(), strict=True)]
+    return [_colouring(word, drawn, random) for word in WORDS]
 
 
-def _kinds() -> list[tuple[bool, bool]]:
-    """Whether flat and whether in a palette, word for word."""
-    toned = len(WORDS) - FLAT_IN_PALETTE - IN_PALETTE - FLAT
-    counts = (FLAT_IN_PALETTE, IN_PALETTE, FLAT, toned)
-    kinds = ((True, True), (False, True), (True, False), (False, False))
-    return [kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count)]
-
-
-def _colouring(word: str, kind: tuple[bool, bool], drawn: np.ndarray, random: np.random.Generator) -> Colouring:
-    flat, in_palette = kind
+def _colouring(word: str, drawn: np.ndarray, random: np.random.Generator) -> Colouring:
+    flat, in_palette = word in (*FLAT_IN_PALETTE, *FLAT), word in (*FLAT_IN_PALETTE, *IN_PALETTE)
     hue_degrees = 12 if in_palette else 25 if flat else 40
     matrix = colour_matrix(random, hue_degrees, saturation=(0.7, 1.4))
     gamma = float(np.exp(random.uniform(-0.4, 0.4)))

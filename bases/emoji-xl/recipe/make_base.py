@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def make_base() -> None:
-    """VAE, then UNet and text encoders on its latents, more styles, a steadier VAE, and on that more and more made-up styles."""
+    """VAE, then UNet and text encoders on its latents, more styles, a steadier VAE, and ever more made-up ones."""
     if "WORLD_SIZE" in os.environ:
         distributed.init_process_group("gloo")
         torch.set_num_threads(1)

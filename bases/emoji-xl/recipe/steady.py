@@ -1,8 +1,8 @@
 """The VAE's second stage: latents that forgive the error every UNet makes.
 
 A VAE that spends each of its 256 numbers on detail needs each of them exactly, and a small UNet is off by 0.1 to 0.4 of
-their deviation (docs/log.md, 2026-11-27). So noise of that size and more is put into the latents while encoder and decoder
-go on: what matters most, colours before detail, then takes most of their range.
+their deviation (docs/log.md, 2026-11-27). So noise of that size and more is put into the latents while encoder and
+decoder go on: what matters most, colours before detail, then takes most of their range.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from colourings import WORDS
 from diffusers import UNet2DConditionModel
 from loop import train
-from colourings import WORDS
 from palettes import FIRST_MADE_UP, REAL, SECOND_MADE_UP
 from pictures import Pictures
 from torch import nn
@@ -53,7 +53,7 @@ class Lesson:
     In the stage before the first of these, four in ten were so, which teaches that style words need not be heard.
     """
     strangers: bool = False
-    """Whether half of the words that mean nothing are made up of syllables, so that their tokens mean nothing either."""
+    """Whether half of the words that mean nothing are made up of syllables: their tokens then mean nothing either."""
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, constant, and over the last ``decay_steps`` linearly to zero."""
