@@ -24,10 +24,13 @@ KEYS = [
     "heldout_loss_before",
     "heldout_loss_after",
     "judge_accuracy",
+    "judge_accuracy_each",
     "style_base",
     "style_lora",
     "content_base",
     "content_lora",
+    "lora_scale",
+    "guidance_scale",
     "wandb_dir",
     "generate_seconds",
 ]

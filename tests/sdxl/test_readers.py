@@ -17,7 +17,13 @@ class TestMisreadings:
         (dora,) = misreadings(PLAIN, "kohya", dora=True)
         assert "dora_scale" in dora
         (alphas,) = misreadings(PLAIN | {PROJECTION: 3.0}, "kohya", dora=False)
-        assert "one alpha a component" in alphas
+        assert "most common alpha" in alphas
+
+    def test_are_none_where_attention_has_the_most_common_alpha(self):
+        many = {f"{ATTENTION}.{n}": 2.0 for n in range(3)}
+        assert misreadings(PLAIN | many | {PROJECTION: 3.0}, "kohya", dora=False) == []
+        for lost in ({f"{ATTENTION}.0": 3.0}, {f"{TEXT}.0": 3.0}, {f"{PROJECTION}.{n}": 3.0 for n in range(5)}):
+            assert misreadings(PLAIN | many | lost, "kohya", dora=False) != []
 
     @pytest.mark.parametrize("dora", [False, True])
     def test_speak_of_the_attention_layers_that_comfyui_leaves_out_of_diffusers_form(self, dora):

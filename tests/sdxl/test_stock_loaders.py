@@ -18,6 +18,7 @@ from sdxl.base import Base, load_base
 from sdxl.conditioning import encode_prompts, unconditional
 from sdxl.dialects import Dialect, write
 from sdxl.files import TOKENIZERS
+from sdxl.readers import misreadings
 from sdxl.sampling import sample, to_bytes
 
 EMOJI_XL = TOKENIZERS
@@ -151,6 +152,20 @@ class TestStockPipeline:
             name: AdapterModule(module.down, module.up, 3.0) for name, module in adapter(base, alphas=True).items()
         }
         assert len({module.rank for module in in_component(modules, "unet").values()}) > 1
+        expected = with_updates(base, modules)
+        pipe.load_lora_weights(written(tmp_path, modules, "kohya"))
+        assert acting(pipe) == len(modules)
+        assert_ours(stock(pipe), expected)
+        pipe.unload_lora_weights()
+
+    def test_draws_our_picture_from_kohyas_form_where_attention_has_the_most_common_alpha(self, tmp_path, pipe):
+        """As in configs/train/demo.yaml: convolutions and projections learn faster than attention."""
+        base = load_base(EMOJI_XL, dtype=torch.float32)
+        modules = {
+            name: AdapterModule(m.down, m.up, 6.0 if ".resnets." in name or ".proj_" in name else m.alpha)
+            for name, m in adapter(base, conv=True).items()
+        }
+        assert misreadings({name: module.alpha for name, module in modules.items()}, "kohya", dora=False) == []
         expected = with_updates(base, modules)
         pipe.load_lora_weights(written(tmp_path, modules, "kohya"))
         assert acting(pipe) == len(modules)

@@ -41,13 +41,15 @@ FLAT = ("platinum", "brass", "nickel", "carbon", "graphite", "crimson", "scarlet
 TONED = ("navy", "lilac", "lavender", "magenta", "burgundy", "maroon", "mocha", "hazel", "sienna", "vanilla")
 WORDS = (*FLAT_IN_PALETTE, *IN_PALETTE, *FLAT, *TONED)
 """Flat: in a few colours of the picture's own. In a palette: each colour is one of the word's. Toned: shading stays."""
-PALETTE_COLOURS = (24, 64)
-SCALE = (0.88, 1.07)
+COLOURS_FROM_BELOW = (24, 64)
+"""Of a palette."""
+SIZES = (0.88, 1.07)
+"""Of the drawing, in its own."""
 
 
 @dataclass(frozen=True)
 class Colouring:
-    """How a picture is changed: made flat, its tones mixed, every colour replaced by a palette's nearest, resized."""
+    """How a picture is changed: resized, made flat, its tones mixed, every colour replaced by a palette's nearest."""
 
     word: str
     flat_colours: int | None
@@ -78,11 +80,11 @@ def _colouring(word: str, drawn: np.ndarray, random: np.random.Generator) -> Col
     hue_degrees = 12 if in_palette else 25 if flat else 40
     matrix = colour_matrix(random, hue_degrees, saturation=(0.7, 1.4))
     gamma = float(np.exp(random.uniform(-0.4, 0.4)))
-    number = int(random.integers(*PALETTE_COLOURS))
+    number = int(random.integers(*COLOURS_FROM_BELOW))
     chosen = drawn[random.integers(len(drawn), size=number)] + random.normal(0, 20, (number, 3))
     palette = palette_image(np.clip(chosen, 0, 255).round().astype(np.uint8)) if in_palette else None
     flat_colours = int(random.integers(4, 9)) if flat else None
-    return Colouring(word, flat_colours, matrix, gamma, palette, float(random.uniform(*SCALE)))
+    return Colouring(word, flat_colours, matrix, gamma, palette, float(random.uniform(*SIZES)))
 
 
 def _resized(picture: np.ndarray, scale: float) -> np.ndarray:

@@ -124,5 +124,5 @@ def colour_matrix(random: np.random.Generator, hue_degrees: float, saturation: t
     grey = np.outer(axis, axis)
     rotation = grey + np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross
     amount = random.uniform(*saturation)
-    mixed: np.ndarray = (grey + amount * (np.eye(3) - grey)) @ rotation
-    return mixed
+    matrix: np.ndarray = (grey + amount * (np.eye(3) - grey)) @ rotation
+    return matrix

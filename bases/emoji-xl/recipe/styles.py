@@ -53,7 +53,7 @@ class Lesson:
     In the stage before the first of these, four in ten were so, which teaches that style words need not be heard.
     """
     strangers: bool = False
-    """Whether half of the words that mean nothing are made up of syllables: their tokens then mean nothing either."""
+    """Whether half of the words that mean nothing are made up of syllables, as a new style's word will be."""
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, constant, and over the last ``decay_steps`` linearly to zero."""
@@ -72,7 +72,7 @@ SIX_STYLES = Lesson(
 )
 MADE_UP_STYLES = Lesson(
     style_weights={"noto": 0.24, "flat": 0.09, "fluent": 0.07, "blob": 0.07, "one": 0.08, "fox": 0.05}
-    | dict.fromkeys(FIRST_MADE_UP.words, 0.4 / 18),
+    | dict.fromkeys(FIRST_MADE_UP.words, 0.4 / len(FIRST_MADE_UP.words)),
     steps=3200,
     peak_learning_rate=1e-3,
     warmup_steps=100,
@@ -80,8 +80,9 @@ MADE_UP_STYLES = Lesson(
     matrices_by_muon=True,
     decay_steps=1600,
 )
+BOTH_MADE_UP = (*FIRST_MADE_UP.words, *SECOND_MADE_UP.words)
 FORTY_TWO_STYLES = {"noto": 0.2, "flat": 0.08, "fluent": 0.06, "blob": 0.06, "one": 0.08, "fox": 0.06} | dict.fromkeys(
-    (*FIRST_MADE_UP.words, *SECOND_MADE_UP.words), 0.46 / 36
+    BOTH_MADE_UP, 0.46 / len(BOTH_MADE_UP)
 )
 """More styles than can be known by heart: forty-two versions of each picture in a network of 11 M numbers."""
 TWICE_MADE_UP_STYLES = Lesson(

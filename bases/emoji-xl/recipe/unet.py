@@ -214,7 +214,7 @@ def text_embeddings(encoder: nn.Module) -> nn.Module:
 
 
 def style_words(pictures: Pictures) -> list[str]:
-    """Words that name no style, to stand in a style word's place; four made-up ones are among them all the same."""
+    """Words that name no style, to stand in a style word's place; seven that do are among them all the same."""
     return sorted({word for emoji in pictures.emoji for word in emoji.name.split() if word.isalpha()})
 
 
