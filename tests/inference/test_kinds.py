@@ -57,7 +57,9 @@ def differs(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class TestEachKind:
-    @pytest.mark.parametrize("kind", ["text encoders", pytest.param("LoCon", marks=pytest.mark.slow), "all DoRA"])
+    @pytest.mark.parametrize(
+        "kind", ["text encoders", *(pytest.param(k, marks=pytest.mark.slow) for k in ("LoCon", "all DoRA"))]
+    )
     def test_equals_the_stock_pipeline_with_the_same_file(self, kind, engine, tiny_base, file_of):
         path = file_of(kind)
         pipe = StableDiffusionXLPipeline.from_pretrained(tiny_base, dtype=torch.float32)

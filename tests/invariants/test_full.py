@@ -83,6 +83,7 @@ class TestFull:
         assert train(recipe, run_dir.root, cache_dir) == 0
         assert same(weights_of(run_dir.root), weights_of(tmp_path / "straight"))
 
+    @pytest.mark.slow
     def test_killed_between_checkpoints_ends_in_the_same_weights(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -104,7 +105,10 @@ class TestFull:
         assert train(recipe, run_dir.root, cache_dir) == 0
         assert same(weights_of(run_dir.root), weights_of(tmp_path / "straight"))
 
-    @pytest.mark.parametrize("texts", [{}, {**TEXTS, "batch_size": 1, "data__caption_dropout": 0.9}])
+    @pytest.mark.parametrize(
+        "texts",
+        [{}, pytest.param({**TEXTS, "batch_size": 1, "data__caption_dropout": 0.9}, marks=pytest.mark.slow)],
+    )
     def test_updating_in_the_backward_pass_changes_no_bit(
         self, texts: dict[str, Any], base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:

@@ -92,6 +92,7 @@ JUDGED = {
 
 @pytest.mark.usefixtures("scripted")
 class TestARunThatGainsNothingAnyMore:
+    @pytest.mark.slow
     def test_ends_with_its_best_weights_and_keeps_their_checkpoint(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:

@@ -189,6 +189,7 @@ class TestOnline:
         (rows,) = stub.history.values()
         assert [row["train/step"] for row in rows] == [1, 2, 3]
 
+    @pytest.mark.slow
     def test_a_server_that_dies_is_waited_for_no_longer_than_said(
         self, tmp_path: Path, said: list[Event], stub: WandbStub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
