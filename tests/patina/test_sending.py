@@ -140,7 +140,7 @@ class TestSend:
     @pytest.mark.parametrize(
         "limits",
         [
-            *(pytest.param({"PATINA_MAX_UPLOAD_FILES": n}, marks=pytest.mark.slow) for n in "13"),
+            *(pytest.param({"PATINA_MAX_UPLOAD_FILES": n}, marks=pytest.mark.slow) for n in ("1", "3")),
             {"PATINA_MAX_UPLOAD_BYTES": "2700"},
         ],
     )

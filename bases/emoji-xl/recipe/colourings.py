@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from palettes import WHITE_FROM, colour_matrix, mixed, nearest, own_colours, palette_image
+from palettes import colour_matrix, drawn_colours, mixed, nearest, own_colours, random_palette
 from pictures import SIDE_PX, Pictures
 from PIL import Image
 
@@ -70,8 +70,7 @@ class Colouring:
 def colourings(pictures: Pictures, *, seed: int) -> list[Colouring]:
     """One for each of ``WORDS``; palettes are drawn from the colours that ``pictures`` have, moved at random."""
     random = np.random.default_rng(seed)
-    drawn = pictures.pixels[::7].reshape(-1, 3)
-    drawn = drawn[drawn.min(axis=1) < WHITE_FROM]
+    drawn = drawn_colours(pictures.pixels[::7])
     return [_colouring(word, drawn, random) for word in WORDS]
 
 
@@ -80,11 +79,11 @@ def _colouring(word: str, drawn: np.ndarray, random: np.random.Generator) -> Col
     hue_degrees = 12 if in_palette else 25 if flat else 40
     matrix = colour_matrix(random, hue_degrees, saturation=(0.7, 1.4))
     gamma = float(np.exp(random.uniform(-0.4, 0.4)))
-    number = int(random.integers(*COLOURS_FROM_BELOW))
-    chosen = drawn[random.integers(len(drawn), size=number)] + random.normal(0, 20, (number, 3))
-    palette = palette_image(np.clip(chosen, 0, 255).round().astype(np.uint8)) if in_palette else None
+    # Drawn for words without a palette too, as when the base was taught: what comes after depends on it.
+    palette = random_palette(drawn, int(random.integers(*COLOURS_FROM_BELOW)), 20, random)
     flat_colours = int(random.integers(4, 9)) if flat else None
-    return Colouring(word, flat_colours, matrix, gamma, palette, float(random.uniform(*SIZES)))
+    size = float(random.uniform(*SIZES))
+    return Colouring(word, flat_colours, matrix, gamma, palette if in_palette else None, size)
 
 
 def _resized(picture: np.ndarray, scale: float) -> np.ndarray:

@@ -112,7 +112,7 @@ def make_coloured(pictures: Pictures, tokenizers: tuple[CLIPTokenizer, CLIPToken
     plain = encode_pictures(vae, pictures.pixels)
     coloured, latents = encode_coloured(vae, pictures)
     scaled = torch.cat([plain, latents]) * vae.config.scaling_factor
-    every = Pictures(np.empty((len(scaled), 0)), pictures.emoji + coloured.emoji, pictures.styles + coloured.styles)
+    every = Pictures.without_pixels(pictures.emoji, pictures.styles).joined(coloured)
     last = teach_styles(COLOUR_WORDS, WORK / "fourth", scaled, every, tokenizers, WORK / "coloured", seed=SEED + 5)
     write_on_first_rank({"vae": vae, **last}, BASE)
 
@@ -129,7 +129,7 @@ def encode_coloured(vae: nn.Module, pictures: Pictures) -> tuple[Pictures, torch
         place.copy_(_encoded(vae, np.stack([colouring(real.pixels[row]) for row in rows])))
     emoji = [real.emoji[row] for (_, real), rows in zip(styles, chosen, strict=True) for row in rows]
     words = [f"{its.word} {real.styles[0]}" for its, real in styles for _ in range(COLOURED_PICTURES)]
-    return Pictures(np.empty((len(emoji), 0)), emoji, words), _summed(latents).flatten(0, 1)
+    return Pictures.without_pixels(emoji, words), _summed(latents).flatten(0, 1)
 
 
 def write_on_first_rank(modules: dict[str, nn.Module], folder: Path) -> None:

@@ -74,11 +74,7 @@ def _flat(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def _in_palette(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Every colour replaced by the nearest of some that the pictures of the style have, moved at random."""
-    drawn = pixels.reshape(-1, 3)
-    drawn = drawn[drawn.min(axis=1) < WHITE_FROM]
-    chosen = drawn[random.integers(len(drawn), size=PALETTE_COLOURS)].astype(np.float64)
-    moved = np.clip(chosen + random.normal(0, 25, chosen.shape), 0, 255).round().astype(np.uint8)
-    palette = palette_image(moved)
+    palette = random_palette(drawn_colours(pixels), PALETTE_COLOURS, 25, random)
     return np.stack([nearest(picture, palette) for picture in pixels])
 
 
@@ -89,10 +85,18 @@ def _toned(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.stack([mixed(picture, matrix, gamma) for picture in pixels])
 
 
-def palette_image(colours: np.ndarray) -> Image.Image:
-    """uint8 [N, 3] and white, as Pillow wants a palette."""
+def drawn_colours(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3] -> [N, 3], all that is not background."""
+    colours = pixels.reshape(-1, 3)
+    return colours[colours.min(axis=1) < WHITE_FROM]
+
+
+def random_palette(drawn: np.ndarray, number: int, deviation: float, random: np.random.Generator) -> Image.Image:
+    """White and ``number`` of the colours ``drawn`` [N, 3], moved at random; as Pillow wants a palette."""
+    chosen = drawn[random.integers(len(drawn), size=number)]
+    moved = np.clip(chosen + random.normal(0, deviation, chosen.shape), 0, 255).round().astype(np.uint8)
     palette = Image.new("P", (1, 1))
-    palette.putpalette(np.concatenate([[[255, 255, 255]], colours]).flatten().tolist())
+    palette.putpalette(np.concatenate([[[255, 255, 255]], moved]).flatten().tolist())
     return palette
 
 

@@ -67,11 +67,16 @@ class Emoji:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pixels uint8 [N, 64, 64, 3] with, row by row, the emoji and the style word."""
+    """Pixels uint8 [N, 64, 64, 3], or none at all, with, row by row, the emoji and the style word."""
 
     pixels: np.ndarray
     emoji: list[Emoji]
     styles: list[str]
+
+    @classmethod
+    def without_pixels(cls, emoji: list[Emoji], styles: list[str]) -> Pictures:
+        """Where latents, row for row, stand in the pixels' place."""
+        return cls(np.empty((len(emoji), 0), np.uint8), emoji, styles)
 
     def joined(self, other: Pictures) -> Pictures:
         pixels = np.concatenate([self.pixels, other.pixels])

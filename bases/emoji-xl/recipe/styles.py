@@ -8,6 +8,7 @@ word drawn at random, and half of the time none at all.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +43,11 @@ class Lesson:
 
     style_weights: dict[str, float]
     steps: int
-    peak_learning_rate: float
-    warmup_steps: int
-    ema_decay: float
-    matrices_by_muon: bool
     decay_steps: int
+    peak_learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    ema_decay: float = 0.998
+    matrices_by_muon: bool = True
     plain_share: float = 0.9
     """Of Noto's captions; the others have no style word or one that means nothing, so that Noto stays the default.
 
@@ -61,49 +62,37 @@ class Lesson:
         return self.peak_learning_rate * min((step + 1) / self.warmup_steps, 1.0, left)
 
 
+def _alike(share: float, styles: Sequence[str]) -> dict[str, float]:
+    """Together drawn in ``share`` of the cases, each as often as the others."""
+    return dict.fromkeys(styles, share / len(styles))
+
+
 SIX_STYLES = Lesson(
     style_weights={"noto": 0.4, "flat": 0.14, "fluent": 0.12, "blob": 0.12, "one": 0.14, "fox": 0.08},
     steps=500,
+    decay_steps=250,
     peak_learning_rate=5e-4,
     warmup_steps=50,
     ema_decay=0.99,
     matrices_by_muon=False,
-    decay_steps=250,
 )
 MADE_UP_STYLES = Lesson(
     style_weights={"noto": 0.24, "flat": 0.09, "fluent": 0.07, "blob": 0.07, "one": 0.08, "fox": 0.05}
-    | dict.fromkeys(FIRST_MADE_UP.words, 0.4 / len(FIRST_MADE_UP.words)),
+    | _alike(0.4, FIRST_MADE_UP.words),
     steps=3200,
-    peak_learning_rate=1e-3,
-    warmup_steps=100,
-    ema_decay=0.998,
-    matrices_by_muon=True,
     decay_steps=1600,
 )
-BOTH_MADE_UP = (*FIRST_MADE_UP.words, *SECOND_MADE_UP.words)
-FORTY_TWO_STYLES = {"noto": 0.2, "flat": 0.08, "fluent": 0.06, "blob": 0.06, "one": 0.08, "fox": 0.06} | dict.fromkeys(
-    BOTH_MADE_UP, 0.46 / len(BOTH_MADE_UP)
-)
-"""More styles than can be known by heart: forty-two versions of each picture in a network of 11 M numbers."""
 TWICE_MADE_UP_STYLES = Lesson(
-    style_weights=FORTY_TWO_STYLES,
+    style_weights={"noto": 0.2, "flat": 0.08, "fluent": 0.06, "blob": 0.06, "one": 0.08, "fox": 0.06}
+    | _alike(0.46, FIRST_MADE_UP.words + SECOND_MADE_UP.words),
     steps=1750,
-    peak_learning_rate=1e-3,
-    warmup_steps=100,
-    ema_decay=0.998,
-    matrices_by_muon=True,
     decay_steps=500,
 )
-COLOURED_STYLES = {"noto": 0.26, "flat": 0.06, "fluent": 0.04, "blob": 0.04, "one": 0.07, "fox": 0.04} | {
-    f"{word} {style}": 0.49 / (len(WORDS) * len(REAL)) for word in WORDS for style in REAL
-}
+"""More styles than can be known by heart: forty-two versions of each picture in a network of 11 M numbers."""
 COLOUR_WORDS = Lesson(
-    style_weights=COLOURED_STYLES,
+    style_weights={"noto": 0.26, "flat": 0.06, "fluent": 0.04, "blob": 0.04, "one": 0.07, "fox": 0.04}
+    | _alike(0.49, [f"{word} {style}" for word in WORDS for style in REAL]),
     steps=2400,
-    peak_learning_rate=1e-3,
-    warmup_steps=100,
-    ema_decay=0.998,
-    matrices_by_muon=True,
     decay_steps=800,
     plain_share=0.75,
     strangers=True,
