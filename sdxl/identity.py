@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -20,6 +22,8 @@ from sdxl import files as base_files
 from sdxl.files import BaseFiles
 
 WEIGHT_COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+HASHERS = min(8, os.cpu_count() or 1)
+"""Tensors that are hashed side by side; no more of them are in memory."""
 _VERSION = 1
 """Of how identities are computed; a change makes cached ones stale."""
 
@@ -41,11 +45,21 @@ def identities(files: BaseFiles, cache_dir: Path | None = None) -> tuple[str, st
 
 
 def entries(files: BaseFiles, component: str) -> Iterator[TensorEntry]:
-    """A component's tensors as the identity sees them."""
-    for key, tensor in base_files.tensors(files, component):
-        half = tensor.to(torch.float16).contiguous()
+    """A component's tensors as the identity sees them, in the order of its files."""
+
+    def entry(key: str, half: torch.Tensor) -> TensorEntry:
         data = half.view(-1).view(torch.uint8).numpy().data
-        yield TensorEntry(f"{component}.{key}", tuple(half.shape), hashlib.sha256(data).hexdigest())
+        return TensorEntry(f"{component}.{key}", tuple(half.shape), hashlib.sha256(data).hexdigest())
+
+    with ThreadPoolExecutor(HASHERS) as pool:
+        begun = deque[Future[TensorEntry]]()
+        for key, tensor in base_files.tensors(files, component):
+            # Cast here: torch shares that among threads of its own.
+            begun.append(pool.submit(entry, key, tensor.to(torch.float16).contiguous()))
+            if len(begun) == HASHERS:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 def _fingerprint(files: BaseFiles) -> str:
