@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +23,7 @@ from contracts.loading import loading
 from contracts.rundir import Failed, RunDir
 from contracts.settings import waiting_threads
 from contracts.sizes import parse_bytes
-from trainer.files import write_atomically
+from trainer.folder import end, only_trainer
 from trainer.needs import refuse_missing_libraries
 from trainer.recipe import Recipe, read_recipe
 from trainer.starting import INTERRUPTED, ending_at_once, is_first, typed
@@ -186,9 +187,12 @@ def _how_to_go_on(run_dir: RunDir, command: str) -> str:
 
 
 def _record(error: InvalidInput, folder: Path) -> None:
-    """Leave the refusal as the run's outcome, for whoever follows the folder; never over a finished run's."""
+    """Leave the refusal as the run's outcome, for whoever follows the folder.
+
+    Never over an outcome that is there, nor in a folder that a trainer works in: the refusal is then not that run's.
+    """
     run_dir = RunDir(folder)
-    if run_dir.manifest.exists() or not folder.is_dir():
+    if not folder.is_dir():
         return
     failed = Failed(
         step=0,
@@ -197,4 +201,6 @@ def _record(error: InvalidInput, folder: Path) -> None:
         hint=error.hint,
         retryable=FAILURES[error.code].retryable,
     )
-    write_atomically(run_dir.outcome, failed.model_dump_json(indent=2))
+    # Where another trainer works or nothing can be written, the refusal on the terminal is all there is.
+    with suppress(PatinaError), only_trainer(run_dir):
+        end(run_dir, failed)

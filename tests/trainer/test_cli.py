@@ -12,11 +12,11 @@ import yaml
 
 from contracts.events import EVENT, Finished
 from contracts.fitting import ALLOWANCE_BYTES
-from contracts.rundir import Failed, RunDir
+from contracts.rundir import Failed, RunDir, Stopped
 from contracts.train import parse_config
 from tests.trainer.tiny import empty_cache, environment, make_recipe, outcome_of
 from trainer.cli import main
-from trainer.folder import only_trainer
+from trainer.folder import end, only_trainer
 
 
 class TestRefusals:
@@ -39,6 +39,21 @@ class TestRefusals:
         assert isinstance(outcome, Failed)
         assert outcome.code == "invalid_input"
         assert "precison" in outcome.message
+
+    def test_a_refused_command_is_not_the_outcome_of_a_run_that_is_under_way(self, tmp_path: Path) -> None:
+        recipe, run_dir = tmp_path / "r.yaml", RunDir(tmp_path / "run")
+        recipe.write_text("stpes: 20\n")
+        with only_trainer(run_dir):
+            assert main([str(recipe), "--run-dir", str(run_dir.root)]) == 1
+            assert not run_dir.outcome.exists()
+
+    def test_nor_of_one_that_ended_before(self, tmp_path: Path) -> None:
+        recipe, run_dir = tmp_path / "r.yaml", RunDir(tmp_path / "run")
+        recipe.write_text("stpes: 20\n")
+        run_dir.root.mkdir()
+        end(run_dir, Stopped(step=200))
+        assert main([str(recipe), "--run-dir", str(run_dir.root)]) == 1
+        assert outcome_of(run_dir.root) == Stopped(step=200)
 
     def test_a_run_directory_in_use_is_refused(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
