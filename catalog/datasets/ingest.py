@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from catalog import jobs
 from catalog.datasets import captions, progress, repository
-from catalog.datasets.inside import alpha_of, child_of
+from catalog.datasets.inside import ALPHA_INDEX, alpha_of, child_of
 from catalog.datasets.models import DatasetFile, DatasetImage
 from catalog.datasets.room import Room
 from catalog.datasets.settling import settle
@@ -127,7 +127,8 @@ def record_image(
         return
     _take_image(row, decoded)
     if decoded.alpha is not None and decoded.alpha_key is not None:
-        repository.add_files(session, [alpha_of(row, decoded.alpha, decoded.alpha_key)])
+        earlier = repository.child(session, row.owner, row.id, ALPHA_INDEX)
+        session.add(alpha_of(row, decoded.alpha, decoded.alpha_key, earlier))
     take_concept(row)
     path_split = Split.HELD_OUT if held_out_by_path(row.filename) else None
     if path_split:

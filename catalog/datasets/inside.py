@@ -28,9 +28,13 @@ def child_of(parent: DatasetFile, index: int, name: str, size: int) -> DatasetFi
     )
 
 
-def alpha_of(picture: DatasetFile, identity: str, blob_key: str) -> DatasetFile:
-    """The alpha channel of a picture that was read, as a mask of the picture's size."""
-    row = child_of(picture, ALPHA_INDEX, f"{picture.filename}:alpha", 0)
+def alpha_of(picture: DatasetFile, identity: str, blob_key: str, earlier: DatasetFile | None) -> DatasetFile:
+    """The alpha channel of a picture that was read, as a mask of the picture's size.
+
+    In the row it had ``earlier``, if the picture was removed and is offered again: that one has its row again, too.
+    """
+    row = earlier or child_of(picture, ALPHA_INDEX, f"{picture.filename}:alpha", 0)
+    row.ingest, row.reason = picture.ingest, None
     row.kind, row.fate, row.target = FileKind.MASK, Fate.USED, stem(picture.filename)
     row.image, row.blob_key, row.width, row.height = identity, blob_key, picture.width, picture.height
     return row

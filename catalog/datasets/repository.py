@@ -122,6 +122,12 @@ def children(session: Session, owner: str, parent_id: int) -> Sequence[DatasetFi
     return session.scalars(query.order_by(DatasetFile.child_index)).all()
 
 
+def child(session: Session, owner: str, parent_id: int, index: int) -> DatasetFile | None:
+    """What is at one place inside a file."""
+    query = select(DatasetFile).where(DatasetFile.owner == owner, DatasetFile.parent_id == parent_id)
+    return session.scalar(query.where(DatasetFile.child_index == index))
+
+
 def forget_blobs(session: Session, owner: str, dataset_id: str, reason: str) -> list[str]:
     """Of files rejected for this reason, the keys of the blobs they came as; the rows no longer name them."""
     mine = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -54,12 +55,12 @@ class Dataset:
             fetches.pass_on(session, claim)
         return [one.url for one in due]
 
-    def read(self) -> None:
+    def read(self, **of_it: str) -> None:
         claim = self.claim(Kind.INGEST)
         assert claim is not None
         with self.database.session() as session:
             for row in ingest.pending_files(session, claim):
-                ingest.record_image(session, claim, row.id, decoded(row.filename))
+                ingest.record_image(session, claim, row.id, replace(decoded(row.filename), **of_it))
             ingest.finish(session, claim)
 
     def rows(self) -> Sequence[tuple[str, str]]:
@@ -121,6 +122,16 @@ class TestOffer:
             editing.remove_image(session, OWNER, dataset.id, image.image, None)
         assert dataset.rows() == [(CAT, "rejected")]
         assert dataset.offer(CAT) == Offered(new=0, again=0, known=1)
+
+    def test_gives_another_chance_to_what_was_removed_also_with_its_alpha_channel(self, dataset: Dataset) -> None:
+        for offered in (Offered(new=1, again=0, known=0), Offered(new=0, again=1, known=0)):
+            assert dataset.offer(CAT) == offered
+            dataset.fetch()
+            dataset.read(alpha="a" * 64, alpha_key="images/alpha.png")
+            assert dataset.rows() == [(CAT, "used"), (f"{CAT}:alpha", "used")]
+            with dataset.database.session() as session:
+                removing.remove_image(session, OWNER, dataset.id, decoded(CAT).identity)
+            assert dataset.rows() == [(CAT, "rejected"), (f"{CAT}:alpha", "rejected")]
 
     def test_is_for_owners_of_the_dataset(self, dataset: Dataset) -> None:
         with pytest.raises(PatinaError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from catalog.datasets.models import DatasetFile, DatasetImage
 from catalog.datasets.settling import NO_CAPTION, settle
 from catalog.db import Database
 from catalog.jobs import Claim, LeaseLost, Queue
+from catalog.removing import remove_image
 from catalog.sweep import sweep
+from catalog.uploads import service as uploads
 from contracts.captions import MAX_CAPTION_CHARACTERS
 from contracts.dataset import DatasetStatus, Fate
 
@@ -64,6 +67,33 @@ class TestRecordImage:
         }
         with database.reading() as session:
             assert datasets.read(session, owner, dataset_id).images == 1
+
+    def test_that_was_removed_comes_again_with_its_alpha_channel(
+        self, database: Database, owner: str, dataset_id: str, decoded: Decode, make: Any
+    ) -> None:
+        alpha = decoded("alpha")
+        picture = replace(decoded("cat"), alpha=alpha.identity, alpha_key=alpha.blob_key)
+
+        def offered() -> None:
+            with database.session() as session:
+                row = uploads.offer(session, owner, dataset_id, "cat.png", "uploads/ada/x", 10, "1" * 64)
+            claim = make.claim(Queue.LIGHT)
+            with database.session() as session:
+                ingest.pending_files(session, claim)
+                ingest.record_image(session, claim, row.id, picture)
+                ingest.finish(session, claim)
+
+        offered()
+        before = _ledger(database, owner, dataset_id)
+        assert set(before) == {"cat.png", "cat.png:alpha"}
+        with database.session() as session:
+            remove_image(session, owner, dataset_id, picture.identity)
+        offered()
+        assert _ledger(database, owner, dataset_id) == before
+        with database.reading() as session:
+            (image,) = session.scalars(select(DatasetImage))
+            assert (image.mask, image.mask_key) == (alpha.identity, alpha.blob_key)
+            assert [row.ingest for row in datasets.ledger(session, owner, dataset_id)] == [2, 2]
 
 
 class TestCaptions:
