@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,9 @@ POLL_S = 0.5
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw; include the trigger word of the weights.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; -0, -1 … for several.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write, or folder to put it in; -0, -1 … for several.")
+    ],
     weights: Annotated[
         list[str] | None, typer.Option(help="NAME[@ALIAS][:SCALE], a full fine-tune without scale; up to four.")
     ] = None,
@@ -56,6 +59,7 @@ def generate(
         "seed": seed,
     }
     request = _request({name: value for name, value in given.items() if value is not None}, errors)
+    _refuse_unwritable(output, request.images)
     with connect() as client:
         generation = _wait(client, client.generate(request.model_dump(mode="json", exclude_none=True), WAIT_S))
         _refuse_failed(generation)
@@ -83,12 +87,30 @@ def _refuse_failed(generation: Json) -> None:
 
 def _write(client: Client, generation: Json, output: Path) -> list[Path]:
     pictures = generation["images"]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    several = len(pictures) > 1
-    names = [output.with_stem(f"{output.stem}-{i}") if several else output for i in range(len(pictures))]
-    for picture, name in zip(pictures, names, strict=True):
-        client.download_image(picture["sha256"], name)
-    return names
+    targets = _targets(output, generation["id"], len(pictures))
+    for picture, target in zip(pictures, targets, strict=True):
+        client.download_image(picture["sha256"], target)
+    return targets
+
+
+def _targets(output: Path, default: str, count: int) -> list[Path]:
+    """The file of each picture; in a folder they are called ``default``."""
+    file = output / f"{default}.png" if output.is_dir() else output
+    return [file.with_stem(f"{file.stem}-{i}") for i in range(count)] if count > 1 else [file]
+
+
+def _refuse_unwritable(output: Path, count: int) -> None:
+    """Nothing is generated that could not be kept; makes the folder."""
+    try:
+        for target in _targets(output, "generation", count):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir():
+                raise InvalidInput([FieldError(pointer="/output", message=f"{target} is a folder")])
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}."):  # as a download begins
+                pass
+    except OSError as error:
+        message = f"{output} cannot be written: {error.strerror}"
+        raise InvalidInput([FieldError(pointer="/output", message=message)]) from None
 
 
 def _request(given: dict[str, object], errors: list[FieldError]) -> GenerationRequest:
