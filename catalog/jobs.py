@@ -206,13 +206,14 @@ def finish(session: Session, job_id: int, fence: int, state: str = JobState.DONE
 
 
 def release(
-    session: Session, job_id: int, fence: int, *, failed: bool, pauses_s: Sequence[float] = ()
+    session: Session, job_id: int, fence: int, *, failed: bool, pauses_s: Sequence[float] = (), pause_s: float = 0
 ) -> JobState | None:
     """Give a held job back: to be queued again, or ended when it was cancelled or failed too often.
 
     Args:
         failed: whether the work failed (counts towards giving up) or was only interrupted.
         pauses_s: how long nobody claims it after its first failure, its second, and so on.
+        pause_s: how long nobody claims it after an interruption.
 
     Returns:
         The state it is in now, or None when the lease was lost and nothing changed.
@@ -224,10 +225,12 @@ def release(
     job.failures += int(failed)
     job.preemptions += int(not failed)
     job.lease_until, job.state = None, _after_interruption(job)
+    if failed:
+        pause_s = pauses_s[min(job.failures, len(pauses_s)) - 1] if pauses_s else 0
     if job.state != JobState.QUEUED:
         job.finished_at = db_now()
-    elif failed and pauses_s:
-        job.not_before = db_now() + pauses_s[min(job.failures, len(pauses_s)) - 1]
+    elif pause_s > 0:
+        job.not_before = db_now() + pause_s
     else:
         job.rung_at = db_now()
         ring(session, job.queue)

@@ -34,6 +34,7 @@ class RunReason(StrEnum):
 
     WAITING = "waiting"
     WAITING_FOR_DEVICE = "waiting_for_device"
+    WAITING_FOR_STORE = "waiting_for_store"
     WORKER_LOST = "worker_lost"
     PREEMPTED = "preempted"
     WORKING = "working"
@@ -46,6 +47,7 @@ class RunReason(StrEnum):
 RUN_REASONS: dict[RunReason, str] = {
     RunReason.WAITING: "Waiting for a worker. If none is running, start one with `patina up`.",
     RunReason.WAITING_FOR_DEVICE: "Every device is busy; the run starts when one is free.",
+    RunReason.WAITING_FOR_STORE: "The server's file store does not answer or is full; the run goes on by itself.",
     RunReason.WORKER_LOST: "The worker disappeared; the run starts again from its last checkpoint.",
     RunReason.PREEMPTED: "The worker was stopped in good order; the run goes on from its last checkpoint.",
     RunReason.WORKING: "A worker is on it.",

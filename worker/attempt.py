@@ -14,7 +14,6 @@ from pathlib import Path
 
 import structlog
 import yaml
-from sqlalchemy.exc import SQLAlchemyError
 
 from catalog import jobs
 from catalog.bases import service as bases
@@ -176,7 +175,9 @@ def _train(
             try:
                 following.catch_up()
                 following.pass_on(trainer)
-            except (SQLAlchemyError, OSError) as error:
+            except jobs.LeaseLost:
+                raise
+            except Exception as error:  # noqa: BLE001 - each kind of store has errors of its own
                 # The trainer goes on while the database or the store is away; the lease says for how long.
                 log.warning("following.failed", attempt=trainer.launch.attempt, error=type(error).__name__)
             trainer.wait(POLL_S)
@@ -263,8 +264,10 @@ class _Following:
         key = make_key(*self._prefix(), "trainer.log")
         self._station.blobs.put_bytes(key, words)
         with self._station.database.session() as session:
-            progress.record_log(session, self._claim, key)
+            before = progress.record_log(session, self._claim, key)
         self._logged_bytes = size
+        if before is not None and before != key:
+            self._station.blobs.delete(before)  # an earlier attempt's: however many there are, one log takes room
 
     def _prefix(self) -> tuple[str, ...]:
         # An attempt that was given up can only write under its own, dead prefix.

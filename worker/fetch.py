@@ -26,8 +26,8 @@ from catalog.uploads.limits import DatasetLimits, filled
 from worker.doorbell import Shift, new_reference
 from worker.fetch_client import fetch
 from worker.fetch_network import NotFetched, Resolve, look_up
-from worker.lease import Lease
-from worker.reading import PAUSES_AFTER_FAILURE_S, Interrupted
+from worker.lease import PAUSES_AFTER_FAILURE_S, Lease
+from worker.reading import Interrupted
 from worker.space import NoRoom, refuse_full_disk, waiting_when_full
 from worker.station import Station
 

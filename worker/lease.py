@@ -16,6 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from catalog import jobs
 from worker.station import Station
 
+PAUSES_AFTER_FAILURE_S = (5.0, 30.0)
+"""How long nobody tries a job again after its first failure, its second: what it ran into may pass."""
+
 log = structlog.get_logger(__name__)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import structlog
 
 from catalog import jobs
-from catalog.blobs import make_key
 from catalog.datasets import ingests
 from catalog.jobs import Kind, Queue
 from worker import fetch
@@ -13,8 +12,8 @@ from worker.decode import Decoder
 from worker.doorbell import Duty, Shift, doorbell, new_reference
 from worker.fetch_client import trust
 from worker.ingest import read_uploads
-from worker.lease import Lease
-from worker.reading import PAUSES_AFTER_FAILURE_S, Interrupted
+from worker.lease import PAUSES_AFTER_FAILURE_S, Lease
+from worker.reading import Interrupted
 from worker.space import NoRoom
 from worker.station import Station, open_station
 from worker.sweep import collect, sweep
@@ -71,20 +70,11 @@ def work(station: Station, decoder: Decoder, shift: Shift) -> bool:
             return False  # others come first, and there is no hurry: the disk does not empty itself
         except Exception:  # one dataset's trouble must not stop the others; it is tried again, then given up
             log.exception("ingest.failed", job=claim.job_id, reference=new_reference())
-            if not _store_answers(station):
+            if not station.store_answers():
                 with station.database.session() as session:
                     jobs.postpone(session, claim.job_id, claim.fence)
                 return False  # no file is at fault, however long it takes
             _give_back(station, claim, failed=True)
-    return True
-
-
-def _store_answers(station: Station) -> bool:
-    try:
-        station.blobs.exists(make_key("uploads", "is-there-anybody"))
-    except Exception:  # each kind of store has errors of its own
-        log.exception("ingest.store_away")
-        return False
     return True
 
 

@@ -37,7 +37,15 @@ def publish(station: Station, claim: jobs.Claim, run_dir: RunDir, outcome: Compl
     listed = [file for file in manifest.files if file.path.startswith(f"{run_dir.weights.name}/")]
     if not listed:
         raise _unreadable("The run ended without a weights file.")
-    publications = [_store(station, claim, run_dir, file, outcome) for file in listed]
+    publications: list[Publication] = []
+    try:
+        for file in listed:
+            publications.append(_store(station, claim, run_dir, file, outcome))
+    except Exception:
+        # The next attempt stores them under a prefix of its own; where there is no room, these would take it.
+        for publication in publications:
+            station.blobs.delete(publication.blob_key)
+        raise
     with station.database.session() as session:
         for publication in publications:
             registry.publish(session, claim, publication)

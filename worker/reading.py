@@ -18,8 +18,6 @@ from worker.decode import Decoder
 from worker.lease import Lease
 from worker.station import Station
 
-PAUSES_AFTER_FAILURE_S = (5.0, 30.0)
-"""How long nobody tries a job again after its first failure, its second: what it ran into may pass."""
 TELL_EVERY_S = 0.5
 """At most so often is said what is being done, and heard whether to stop."""
 

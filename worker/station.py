@@ -16,7 +16,7 @@ import structlog
 
 from broker.ring import ring
 from broker.settings import BrokerSettings
-from catalog.blobs import BlobStore
+from catalog.blobs import BlobStore, make_key
 from catalog.db import Database
 from catalog.sweep import give_up_dead_workers
 from catalog.workers import service as workers
@@ -51,6 +51,16 @@ class Station:
             known = workers.heartbeat_worker(session, self.worker_id)
         if not known:
             self.register()
+
+    def store_answers(self) -> bool:
+        """Whether the blob store takes a blob just now; it is tried with a tiny one, which the collector removes."""
+        key = make_key("uploads", "is-there-anybody")
+        try:
+            self.blobs.put_bytes(key, b"?")
+            return self.blobs.exists(key)
+        except Exception:  # each kind of store has errors of its own
+            log.exception("station.store_away")
+            return False
 
     def close(self) -> None:
         """Leave in good order."""

@@ -5,8 +5,12 @@ One thread for each device of the host. What a trainer does is the trainer's bus
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from catalog import jobs
 from catalog.jobs import Claim, Queue
@@ -17,13 +21,17 @@ from contracts.rundir import Completed, Failed, RunDir
 from worker import launcher
 from worker.attempt import Ending, run_attempt
 from worker.doorbell import Duty, Shift, doorbell, new_reference
-from worker.lease import Lease
+from worker.lease import PAUSES_AFTER_FAILURE_S, Lease
 from worker.processes import end_marked, marked
 from worker.publish import publish
 from worker.run_leftovers import clear_removed
 from worker.settings import WorkerSettings
+from worker.space import NoRoom, waiting_when_full
 from worker.station import Station, open_station
 from worker.sweep import sweep
+
+STORE_PAUSE_S = 30.0
+"""How long a run waits for a blob store that does not answer or has no room."""
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +61,7 @@ class TrainWork:
 
 
 def work(station: Station, shift: Shift) -> bool:
-    """Claim one run together with a device and see it to an end; False when there was none."""
+    """Claim one run together with a device and see it to an end; False when there was none, or the store is away."""
     end_leftovers(station)
     with station.database.session() as session:
         claim = workers.claim_with_device(
@@ -67,14 +75,22 @@ def work(station: Station, shift: Shift) -> bool:
     with Lease(station, claim) as lease:
         try:
             _end_older_attempts(station, claim)
-            settle(station, claim, run_attempt(station, lease, shift.draining))
+            with waiting_when_full():
+                settle(station, claim, run_attempt(station, lease, shift.draining))
         except jobs.LeaseLost:
             log.warning("run.lease_lost", run=claim.subject_id, fence=claim.fence)
         except PatinaError as error:
             _fail(station, claim, error.code, error.message, error.hint, FAILURES[error.code].retryable, None)
+        except NoRoom as full:
+            log.warning("run.no_room", run=claim.subject_id, why=str(full))
+            _wait_for_store(station, claim)
+            return False
         except Exception:  # the run is tried again, then given up; what it was is in the log alone
             reference = new_reference()
             log.exception("run.failed", run=claim.subject_id, reference=reference)
+            if not station.store_answers():
+                _wait_for_store(station, claim)
+                return False  # hours of training are not given up for it, however long it takes
             words = FAILURES[FailureCode.INTERNAL]
             _fail(station, claim, FailureCode.INTERNAL, words.message, words.hint, True, reference)
     return True
@@ -96,7 +112,7 @@ def settle(station: Station, claim: Claim, ending: Ending) -> None:
         publish(station, claim, ending.run_dir, outcome)
     elif isinstance(outcome, Failed):
         with station.database.session() as session:
-            progress.fail(session, claim, outcome)
+            progress.fail(session, claim, outcome, PAUSES_AFTER_FAILURE_S)
     elif outcome is not None or ending.draining:
         # Stopped after a checkpoint, or too slow to save one: the next attempt goes on from the newest there is.
         with station.database.session() as session:
@@ -163,12 +179,23 @@ def _fail(
     reference: str | None,
 ) -> None:
     failed = Failed(step=0, code=code, message=message, hint=hint, retryable=retryable, reference=reference)
+    with _noting(station, claim) as session:
+        progress.fail(session, claim, failed, PAUSES_AFTER_FAILURE_S)
+
+
+def _wait_for_store(station: Station, claim: Claim) -> None:
+    with _noting(station, claim) as session:
+        progress.wait_for_store(session, claim, STORE_PAUSE_S)
+
+
+@contextmanager
+def _noting(station: Station, claim: Claim) -> Iterator[Session]:
     try:
         with station.database.session() as session:
-            progress.fail(session, claim, failed)
+            yield session
     except (jobs.LeaseLost, SQLAlchemyError) as error:
         # Either it is another attempt's now, or its lease will run out and the sweep takes it up.
-        log.warning("run.failure_not_noted", run=claim.subject_id, error=type(error).__name__)
+        log.warning("run.ending_not_noted", run=claim.subject_id, error=type(error).__name__)
 
 
 _work = TrainWork()

@@ -119,14 +119,16 @@ def record_preview(session: Session, claim: jobs.Claim, said: Preview, stored: S
     session.flush()
 
 
-def record_log(session: Session, claim: jobs.Claim, blob_key: str) -> None:
-    """The trainer's log so far was stored under this key.
+def record_log(session: Session, claim: jobs.Claim, blob_key: str) -> str | None:
+    """The trainer's log so far was stored under this key; returns the key of before.
 
     Raises:
         LeaseLost: another attempt has it.
     """
-    _held(session, claim).log_key = blob_key
+    run = _held(session, claim)
+    before, run.log_key = run.log_key, blob_key
     session.flush()
+    return before
 
 
 def publishing(session: Session, claim: jobs.Claim) -> None:
@@ -155,15 +157,20 @@ def complete(session: Session, claim: jobs.Claim, outcome: Completed) -> Run:
     return run
 
 
-def fail(session: Session, claim: jobs.Claim, outcome: Failed) -> RunStatus:
+def fail(session: Session, claim: jobs.Claim, outcome: Failed, pauses_s: Sequence[float] = ()) -> RunStatus:
     """The trainer failed; a retryable failure is tried again until it has failed too often. Ends or requeues the job.
+
+    Args:
+        pauses_s: how long it is not tried again after its first failure, its second, and so on.
 
     Raises:
         LeaseLost: another attempt has it.
     """
     run = _held(session, claim)
     run.outcome = outcome.model_dump(mode="json")
-    state = jobs.release(session, claim.job_id, claim.fence, failed=True) if outcome.retryable else None
+    state = None
+    if outcome.retryable:
+        state = jobs.release(session, claim.job_id, claim.fence, failed=True, pauses_s=pauses_s)
     if state == jobs.JobState.QUEUED:
         switch_status(session, run, RunStatus.QUEUED, RunReason.WORKER_LOST)
         return RunStatus.QUEUED
@@ -182,12 +189,16 @@ def give_back(session: Session, claim: jobs.Claim) -> RunStatus:
     Raises:
         LeaseLost: another attempt has it.
     """
-    run = _held(session, claim)
-    if jobs.release(session, claim.job_id, claim.fence, failed=False) == jobs.JobState.CANCELLED:
-        switch_status(session, run, RunStatus.CANCELLED, RunReason.CANCELLED)
-    else:
-        switch_status(session, run, RunStatus.QUEUED, RunReason.PREEMPTED)
-    return RunStatus(run.status)
+    return _interrupt(session, claim, RunReason.PREEMPTED)
+
+
+def wait_for_store(session: Session, claim: jobs.Claim, pause_s: float) -> RunStatus:
+    """The blob store does not answer or has no room: another attempt goes on after the pause, and no failure counts.
+
+    Raises:
+        LeaseLost: another attempt has it.
+    """
+    return _interrupt(session, claim, RunReason.WAITING_FOR_STORE, pause_s)
 
 
 def cancelled(session: Session, claim: jobs.Claim) -> None:
@@ -221,6 +232,16 @@ def _held(session: Session, claim: jobs.Claim) -> Run:
     run = repository.by_id(session, claim.owner, claim.subject_id)
     assert run is not None, "a job's run exists as long as the job"
     return run
+
+
+def _interrupt(session: Session, claim: jobs.Claim, reason: RunReason, pause_s: float = 0) -> RunStatus:
+    run = _held(session, claim)
+    state = jobs.release(session, claim.job_id, claim.fence, failed=False, pause_s=pause_s)
+    if state == jobs.JobState.CANCELLED:
+        switch_status(session, run, RunStatus.CANCELLED, RunReason.CANCELLED)
+    else:
+        switch_status(session, run, RunStatus.QUEUED, reason)
+    return RunStatus(run.status)
 
 
 def _follow(session: Session, run: Run, said: Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import threading
@@ -15,10 +16,12 @@ import yaml
 
 from catalog import jobs, removing
 from catalog.bases.models import Base
+from catalog.blobs import BlobStore
 from catalog.datasets import editing
 from catalog.datasets import service as datasets
 from catalog.datasets.parquet import schema
 from catalog.db import db_now
+from catalog.job_requests import hasten
 from catalog.jobs import Job
 from catalog.runs import service as runs
 from catalog.sweep import sweep
@@ -88,6 +91,19 @@ def expire_leases(station: Station) -> None:
         session.query(Job).filter(Job.state == "leased").update({"lease_until": db_now() - 1})
     with station.database.session() as session:
         sweep(session)
+
+
+def hasten_run(station: Station, run_id: str) -> None:
+    with station.database.session() as session:
+        hasten(session, OWNER, jobs.Kind.TRAIN, run_id)
+
+
+def stored(station: Station, name: str) -> list[str]:
+    return [blob.key for blob in station.blobs.listed("runs") if blob.key.endswith(name)]
+
+
+class Away(Exception):
+    """As botocore's EndpointConnectionError: no OSError."""
 
 
 class TestInitFrom:
@@ -307,6 +323,93 @@ class TestDrain:
             said = [(event.type, event.step) for event in runs.events(session, OWNER, run_id)]
         assert said == [("started", 0), ("step", 1), ("started", 0), ("step", 2)]
 
+    def test_however_many_attempts_one_log_is_kept(self, station: Station, play: Plays) -> None:
+        run_id = play("print('one'); started(); step(1); wait_for_stop(); end(state='stopped', step=1)")
+        shift = Shift()
+        _while_it_trains(station, run_id, shift.drain, shift)
+        play("print('two'); complete()", run_id)
+        train.work(station, Shift())
+        assert stored(station, "trainer.log") == [run_of(station, run_id).log_key]
+
+
+class TestStoreAway:
+    @pytest.mark.parametrize("trouble", [OSError(errno.ENOSPC, "No space left"), ConnectionError(), Away()])
+    def test_a_trained_run_waits_for_it_however_long_it_takes(
+        self, station: Station, play: Plays, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+    ) -> None:
+        run_id = play("step(1); complete()")
+        with monkeypatch.context() as patched:
+            for method in ("put_bytes", "put_file"):
+                patched.setattr(BlobStore, method, _raising(trouble))
+            for _ in range(jobs.MAX_FAILURES + 1):
+                assert not train.work(station, Shift()), "there is no hurry"
+                hasten_run(station, run_id)
+            run, job = run_of(station, run_id), job_of(station, run_id)
+            assert (run.status, run.reason, job.failures) == ("queued", "waiting_for_store", 0)
+        play("raise SystemExit('must not be started')", run_id)
+        assert train.work(station, Shift())
+        assert run_of(station, run_id).status == "succeeded"
+
+    def test_it_is_given_time_to_come_back(
+        self, station: Station, play: Plays, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_id = play("complete()")
+        with monkeypatch.context() as patched:
+            patched.setattr(BlobStore, "put_file", _raising(OSError(errno.EDQUOT, "Quota exceeded")))
+            train.work(station, Shift())
+        assert not train.work(station, Shift())
+        cancel(station, run_id)
+        assert run_of(station, run_id).status == "cancelled"
+
+    def test_what_was_stored_of_several_files_takes_no_room_meanwhile(
+        self, station: Station, play: Plays, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_id = play(
+            """
+            complete()
+            manifest = json.loads((run / "manifest.json").read_text())
+            (run / "weights" / "second.safetensors").write_bytes((run / "weights" / "tiny.safetensors").read_bytes())
+            manifest["files"].append({**manifest["files"][0], "path": "weights/second.safetensors"})
+            (run / "manifest.json").write_text(json.dumps(manifest))
+            """
+        )
+        real = BlobStore.put_file
+
+        def room_for_one(store: BlobStore, key: str, path: Path) -> str:
+            if path.name == "second.safetensors":
+                raise OSError(errno.ENOSPC, "No space left")
+            return real(store, key, path)
+
+        monkeypatch.setattr(BlobStore, "put_file", room_for_one)
+        assert not train.work(station, Shift())
+        assert run_of(station, run_id).reason == "waiting_for_store"
+        assert stored(station, ".safetensors") == []
+
+    def test_for_a_moment_does_not_end_a_trainer(
+        self, station: Station, play: Plays, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_id = play(
+            """
+            started(); preview('one.png')
+            while not (run / "was-away").exists():
+                time.sleep(0.02)
+            complete()
+            """
+        )
+        real = BlobStore.put_file
+
+        def away_once(store: BlobStore, key: str, path: Path) -> str:
+            seen = run_dir(station, run_id).root / "was-away"
+            if not seen.exists():
+                seen.touch()
+                raise Away
+            return real(store, key, path)
+
+        monkeypatch.setattr(BlobStore, "put_file", away_once)
+        assert train.work(station, Shift())
+        run = run_of(station, run_id)
+        assert (run.status, run.attempt) == ("succeeded", 1)
+
 
 class TestFailure:
     def test_said_by_the_trainer_is_shown(self, station: Station, play: Plays) -> None:
@@ -322,6 +425,8 @@ class TestFailure:
         for attempt in range(1, jobs.MAX_FAILURES + 1):
             assert train.work(station, Shift())
             assert job_of(station, run_id).attempts == attempt
+            assert not train.work(station, Shift()), "what it ran into is given time to pass"
+            hasten_run(station, run_id)
         run = run_of(station, run_id)
         assert (run.status, run.failure_code) == ("failed", FailureCode.WORKER_LOST)
         assert not train.work(station, Shift())
@@ -330,9 +435,11 @@ class TestFailure:
         run_id = play("end(state='failed', step=1, code='internal', message='x', hint='y', retryable=True)")
         train.work(station, Shift())
         play("pass", run_id)
+        hasten_run(station, run_id)
         train.work(station, Shift())
         assert job_of(station, run_id).failures == 2
         play("complete()", run_id)
+        hasten_run(station, run_id)
         train.work(station, Shift())
         assert run_of(station, run_id).status == "succeeded"
 
@@ -357,6 +464,7 @@ class TestFailure:
         monkeypatch.setattr(launcher, "start", broken)
         for _ in range(jobs.MAX_FAILURES):
             train.work(station, Shift())
+            hasten_run(station, run_id)
         run = run_of(station, run_id)
         assert (run.status, run.failure_code) == ("failed", FailureCode.INTERNAL)
         assert run.failure_reference
@@ -426,6 +534,13 @@ def _while_it_trains(station: Station, run_id: str, then: Callable[[], object], 
     then()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def _raising(trouble: Exception) -> Callable[..., Any]:
+    def method(*_: object) -> Any:
+        raise trouble
+
+    return method
 
 
 def _crash(*_: object) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from catalog import jobs
 from catalog.db import Database
 from catalog.jobs import Claim, JobState, LeaseLost, Queue
 from catalog.registry import service as registry
@@ -185,6 +186,23 @@ class TestGiveBack:
             assert progress.give_back(session, claim) == RunStatus.CANCELLED
 
 
+class TestWaitForStore:
+    def test_queues_it_for_later_without_counting_a_failure(self, database: Database, make: Any, owner: str) -> None:
+        run, claim = make.training()
+        with database.session() as session:
+            assert progress.wait_for_store(session, claim, 60) == RunStatus.QUEUED
+            assert jobs.claim(session, Queue.TRAIN, "worker-2", 60) == []
+            job = session.get_one(jobs.Job, claim.job_id)
+        seen = _read(database, owner, run.id)
+        assert (seen.status, seen.reason, job.failures) == (RunStatus.QUEUED, RunReason.WAITING_FOR_STORE, 0)
+
+    def test_of_what_was_to_be_cancelled_is_its_cancellation(self, database: Database, make: Any, owner: str) -> None:
+        run, claim = make.training()
+        with database.session() as session:
+            runs.cancel(session, owner, run.id)
+            assert progress.wait_for_store(session, claim, 60) == RunStatus.CANCELLED
+
+
 class TestCancelled:
     def test_ends_run_and_job(self, database: Database, make: Any, owner: str) -> None:
         run, claim = make.training()
@@ -219,6 +237,7 @@ class TestLateWorker:
             lambda session, c: progress.complete(session, c, completed()),
             lambda session, c: progress.fail(session, c, _failed(retryable=True)),
             lambda session, c: progress.give_back(session, c),
+            lambda session, c: progress.wait_for_store(session, c, 60),
             lambda session, c: progress.cancelled(session, c),
         ]
         for write in writes:
