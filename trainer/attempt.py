@@ -18,7 +18,7 @@ from rich.console import Console
 
 from contracts import events
 from contracts.failures import FAILURES, FailureCode, InvalidInput, PatinaError
-from contracts.rundir import Completed, Failed, Outcome, RunDir, Stopped
+from contracts.rundir import Completed, Failed, Manifest, Outcome, RunDir, Stopped
 from trainer.control import Requests, StopRequested, listening
 from trainer.folder import (
     Completion,
@@ -26,16 +26,18 @@ from trainer.folder import (
     completed_before,
     completion,
     end,
+    leave_reserve,
     new_reference,
     only_trainer,
     prepare,
     put_back,
+    read_outcome,
     seal,
 )
 from trainer.loop import Record
 from trainer.parts import Job
 from trainer.processes import Processes, join, leave
-from trainer.report import EventFile, JsonLines, Report, Terminal
+from trainer.report import Display, EventFile, JsonLines, Report, Terminal
 from trainer.room import is_full
 from trainer.run import train
 
@@ -118,9 +120,8 @@ def _end_in_words(
             outcome = Stopped(step=record.step)
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is becomes an outcome
             outcome = _failed(error, record.step, run_dir.root)
-        processes_may_end = isinstance(outcome, Failed) or processes.is_main
-        if processes_may_end and end(run_dir, outcome) and isinstance(outcome, Completed) and manifest is not None:
-            seal(run_dir, manifest)
+        if isinstance(outcome, Failed) or processes.is_main:
+            outcome = _written(run_dir, outcome, manifest)
         code, message = None, ""
         if isinstance(outcome, Failed):
             code, message = outcome.code, f"{outcome.message} {outcome.hint}"
@@ -130,6 +131,26 @@ def _end_in_words(
     if isinstance(outcome, Failed) and complete is not None and record.step <= complete.outcome.step:
         put_back(complete)
     return int(isinstance(outcome, Failed))
+
+
+def _written(run_dir: RunDir, outcome: Outcome, manifest: Manifest | None) -> Outcome:
+    """Write how the attempt ended; returns how it did, which another rank may have known before."""
+    try:
+        if not end(run_dir, outcome):
+            return read_outcome(run_dir) or outcome
+        if isinstance(outcome, Completed) and manifest is not None:
+            seal(run_dir, manifest)
+    except OSError as error:
+        if isinstance(outcome, Completed):
+            # Without its manifest it is not complete: the next attempt ends it.
+            run_dir.outcome.unlink(missing_ok=True)
+        outcome = _failed(error, outcome.step, run_dir.root)
+        try:
+            end(run_dir, outcome)
+        except OSError:
+            log.error("the outcome cannot be written", exc_info=True)
+    leave_reserve(run_dir)
+    return outcome
 
 
 def _failed(error: Exception, step: int, folder: Path) -> Failed:
@@ -165,7 +186,7 @@ def _reporting(run_dir: RunDir, processes: Processes, show: Callable[[], JsonLin
     if not processes.is_main:
         yield Report()
         return
-    file, shown = EventFile(run_dir.events), show()
+    file, shown = EventFile(run_dir.events), Display(show())
     try:
         yield Report(file, shown)
     finally:

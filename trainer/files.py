@@ -21,11 +21,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Put ``content`` at ``path`` in one step."""
     temporary = temporary_beside(path)
     data = content.encode() if isinstance(content, str) else content
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    publish(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        publish(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk what there is of it would take room from the next
+        raise
 
 
 def temporary_beside(path: Path) -> Path:

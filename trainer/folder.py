@@ -21,8 +21,12 @@ from contracts.train import RESULT_NEUTRAL_FIELDS, TrainConfig, parse_config
 from trainer.changes import changes
 from trainer.files import manifest_entry, remove_leftovers, temporary_beside, write_atomically
 from trainer.recipe import as_yaml
+from trainer.room import is_full, write_if_room
 
 LOCK = ".lock"
+RESERVE = ".reserve"
+RESERVE_BYTES = 1 << 16
+"""Room for an outcome, kept while an attempt runs: on a disk that is full by then, it can still say so."""
 
 
 @contextmanager
@@ -110,12 +114,18 @@ def read_outcome(run_dir: RunDir) -> Outcome | None:
 
 
 def prepare(run_dir: RunDir, config: TrainConfig) -> None:
-    """Make the folders, write config.yaml, and take away what an earlier attempt left half done."""
+    """Make the folders, write config.yaml, and take away what an earlier attempt left half done.
+
+    Raises:
+        PatinaError: DISK_FULL; how the last attempt ended is still there.
+    """
     exports = [run_dir.exports] if config.method == "full" and config.export.layouts else []
     for folder in (run_dir.previews, run_dir.checkpoints, run_dir.weights, *exports, run_dir.root / "control"):
         folder.mkdir(exist_ok=True)
         remove_leftovers(folder)
     remove_leftovers(run_dir.root)
+    if not write_if_room(run_dir.root / RESERVE, bytes(RESERVE_BYTES)):
+        raise PatinaError(FailureCode.DISK_FULL, f"The disk of {run_dir.root} is full.")
     run_dir.outcome.unlink(missing_ok=True)
     run_dir.manifest.unlink(missing_ok=True)
     write_atomically(run_dir.config, as_yaml(config))
@@ -144,15 +154,29 @@ def put_back(before: Completion) -> None:
 
 
 def end(run_dir: RunDir, outcome: Outcome) -> bool:
-    """Write outcome.json unless this attempt already has one: the rank that failed first knows the reason."""
+    """Write outcome.json unless this attempt already has one: the rank that failed first knows the reason.
+
+    Returns whether this is the one. On a full disk it takes the room that ``prepare`` kept.
+    """
+    if run_dir.outcome.exists():
+        return False
     temporary = temporary_beside(run_dir.outcome)
-    temporary.write_text(outcome.model_dump_json(indent=2))
+    text = outcome.model_dump_json(indent=2).encode()
     try:
+        try:
+            temporary.write_bytes(text)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            os.replace(run_dir.root / RESERVE, temporary)
+            with temporary.open("r+b") as file:
+                file.write(text)
+                file.truncate()
         os.link(temporary, run_dir.outcome)
     except FileExistsError:
         return False
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     return True
 
 
@@ -162,6 +186,11 @@ def seal(run_dir: RunDir, manifest: Manifest) -> None:
     paths = sorted(path for folder in folders for path in folder.rglob("*"))
     files = tuple(manifest_entry(run_dir.root, path) for path in paths if path.is_file())
     write_atomically(run_dir.manifest, manifest.model_copy(update={"files": files}).model_dump_json(indent=2))
+
+
+def leave_reserve(run_dir: RunDir) -> None:
+    """Give up the room that ``prepare`` kept, once the ending is written."""
+    (run_dir.root / RESERVE).unlink(missing_ok=True)
 
 
 def new_reference() -> str:

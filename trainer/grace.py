@@ -8,7 +8,7 @@ Knows nothing about how a stop is asked for.
 from __future__ import annotations
 
 from contracts.rundir import Grace, RunDir
-from trainer.files import write_atomically
+from trainer.room import write_if_room
 
 MARGIN = 2.0
 """Other work on the machine can make a step or a save slower than it was."""
@@ -57,7 +57,6 @@ class GraceKeeper:
         grace_s = MARGIN * (self._step_s + self._save_s + exports_s) + self._leave_s
         if not self._step_s or 0.8 < grace_s / (self._written_s or 1e-9) < 1.25:
             return
-        self._written_s = grace_s
         said = Grace(
             step_s=round(self._step_s, 3),
             save_s=round(self._save_s, 3),
@@ -65,4 +64,5 @@ class GraceKeeper:
             leave_s=self._leave_s,
             grace_s=round(grace_s, 3),
         )
-        write_atomically(self._run_dir.grace, said.model_dump_json(indent=2))
+        if write_if_room(self._run_dir.grace, said.model_dump_json(indent=2)):
+            self._written_s = grace_s

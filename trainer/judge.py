@@ -5,6 +5,7 @@ Knows nothing about steps or checkpoints: it is told when to judge, and says wha
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -17,13 +18,15 @@ from contracts.rundir import RunDir
 from contracts.train import TrainConfig
 from trainer.control import Requests, StopRequested
 from trainer.curve import draw_curve
-from trainer.files import write_atomically
 from trainer.held_out import best, gains_nothing, held_out_loss
 from trainer.loop import Ended, Record, Verdict, due
 from trainer.parts import Parts
 from trainer.preview import make_previews, preview_file
 from trainer.processes import Processes
 from trainer.report import Report
+from trainer.room import write_if_room
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -85,30 +88,33 @@ class Judge:
         curve = self.record.held_out = (*self.record.held_out, (step, loss))
         lowest = best(curve) == (step, loss)
         self.report(events.HeldOut(at=time.time(), step=step, loss=loss, best=lowest))
-        if self.processes.is_main:
-            write_atomically(self.run_dir.curve, draw_curve(curve))
+        if self.processes.is_main and not write_if_room(self.run_dir.curve, draw_curve(curve)):
+            self.report.warn(f"the disk is full: {self.run_dir.curve.name} is not drawn.", step)
         if gains_nothing(curve, settings.stop_after, settings.min_gain):
             return "enough"
         return "best" if lowest and settings.keep_best else "go on"
 
     def preview(self) -> None:
-        """Pictures of the weights as they are; broken off when a stop is asked for."""
+        """Pictures of the weights as they are; broken off when a stop is asked for.
+
+        A run does not end because it cannot be looked at: what goes wrong here is said, and its trace is in the log.
+        """
         if not (self.parts.prompts and self.processes.is_main):
             return
+        step = self.record.step
         made = make_previews(
             self.parts.objective.model,
             self.parts.objective.scheduler_config,
             self.parts.feed.texts,
             self.config.preview,
             self.parts.prompts,
-            step=self.record.step,
+            step=step,
             side_px=self.side_px // 8 * 8,
             # Guidance doubles the batch.
             at_once=max(1, self.config.batch_size // 2),
             folder=self.run_dir.previews,
             stop_wanted=self.requests.stop_wanted,
         )
-        step = self.record.step
         try:
             with self.parts.objective.model.as_published():
                 for one in made:
@@ -118,3 +124,7 @@ class Judge:
         except StopRequested:
             # All ranks hear of it together, after the next step; what is missing is made by the next attempt.
             return
+        except Exception as error:  # whatever it is, it is no reason to lose the run
+            log.error("previews after step %d", step, exc_info=True)
+            said = str(error).partition("\n")[0] or type(error).__name__
+            self.report.warn(f"not all previews after step {step} could be made ({said}); the run goes on.", step)

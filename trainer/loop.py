@@ -263,13 +263,14 @@ def _after(step: int, config: TrainConfig, wanted: set[Control], requests: Reque
         verdict = actions.measure()
         if verdict in ("enough", "broken off"):
             ended = "gained nothing" if verdict == "enough" else "stopped"
-    if (due(step, config.preview.every_steps) or "preview" in wanted) and not (last or ended):
-        actions.preview()
     if ended == "stopped":
         actions.save_to_stop()
         requests.done("stop")
     elif due(step, config.checkpoint.every_steps) or last or ended or "save" in wanted or verdict == "best":
         actions.save()
+    # After the checkpoint: sampling takes memory that training does not.
+    if (due(step, config.preview.every_steps) or "preview" in wanted) and not (last or ended):
+        actions.preview()
     for name in REQUESTS:
         if name in wanted:
             requests.done(name)

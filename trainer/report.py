@@ -7,9 +7,11 @@ training.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import IO
@@ -20,8 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from contracts import events
 from contracts.events import Event
 from contracts.sizes import size
+from trainer.room import is_full
 
 Sink = Callable[[Event], None]
+log = logging.getLogger(__name__)
+
 PLAIN_EVERY_S = 5.0
 """Between two lines about steps where there is no terminal."""
 
@@ -41,38 +46,51 @@ class Report:
 
 
 class EventFile:
-    """events.jsonl, a line an event, flushed at once."""
+    """events.jsonl, a line an event, there at once; those that a full disk has no room for, as soon as it has."""
 
     def __init__(self, path: Path) -> None:
         _cut_torn_line(path)
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._late = b""
 
     def __call__(self, event: Event) -> None:
-        self._file.write(event.model_dump_json() + "\n")
-        self._file.flush()
+        self._late += (event.model_dump_json() + "\n").encode()
+        self._write()
 
     def close(self) -> None:
-        self._file.close()
+        self._write()
+        os.close(self._handle)
+        if self._late:
+            log.warning("the disk is full: %d events are not in the file", self._late.count(b"\n"))
+
+    def _write(self) -> None:
+        try:
+            while self._late:
+                self._late = self._late[os.write(self._handle, self._late) :]
+        except OSError as error:
+            if not is_full(error):
+                raise
 
 
 class JsonLines:
     """Every event as one line of JSON on standard output, for a program that runs this one."""
 
     def __init__(self, file: IO[str]) -> None:
-        self._file = file
+        self.file = file
 
     def __call__(self, event: Event) -> None:
-        self._file.write(event.model_dump_json() + "\n")
-        self._file.flush()
+        self.file.write(event.model_dump_json() + "\n")
+        self.file.flush()
 
     def close(self) -> None:
-        self._file.flush()
+        self.file.flush()
 
 
 class Terminal:
     """Progress for a person: a bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console, steps: int, command: str = "") -> None:
+        self.file = console.file
         self._console = console
         self._steps = steps
         self._command = command
@@ -129,6 +147,34 @@ class Terminal:
             line = f"{phase} {done}/{total}  {note}".rstrip()
             self._print(line)
         self._phase = phase
+
+
+class Display:
+    """What somebody watches: when they go away, the run goes on unwatched."""
+
+    def __init__(self, shown: JsonLines | Terminal) -> None:
+        self._shown = shown
+        self._watched = True
+
+    def __call__(self, event: Event) -> None:
+        self._while_watched(lambda: self._shown(event))
+
+    def close(self) -> None:
+        self._while_watched(self._shown.close)
+
+    def _while_watched(self, show: Callable[[], None]) -> None:
+        if not self._watched:
+            return
+        try:
+            show()
+        except (OSError, SystemExit) as error:  # rich leaves the program where a pipe is broken
+            self._watched = False
+            log.warning("nobody reads the output any more (%s); the run goes on", error)
+            # What is still in its buffer is written when the process ends, and must not fail then.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            with suppress(OSError, ValueError):
+                os.dup2(nowhere, self._shown.file.fileno())
+            os.close(nowhere)
 
 
 def _words(event: Event) -> str:

@@ -1,6 +1,6 @@
 """Room on the disk: asked for before the first step, and recognised when it runs out later.
 
-Knows nothing about who writes the files.
+What a run can do without is then left out. Knows nothing about who writes the files.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contracts.plan import most_checkpoints
 from contracts.rundir import RunDir
 from contracts.sizes import size
 from contracts.train import TrainConfig
+from trainer.files import write_atomically
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -69,6 +70,17 @@ def check_room(needs: Iterable[Need]) -> None:
             parts = ", ".join(f"{size(need.bytes)} for {need.what}" for need in disk)
             short = f"the disk of {disk[0].folder} has {size(free)}: {size(wanted - free)} too little"
             raise PatinaError(FailureCode.DISK_FULL, f"The run needs {parts}; {short}.")
+
+
+def write_if_room(path: Path, content: str | bytes) -> bool:
+    """Write what a run can do without; says whether the disk had room for it."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        if is_full(error):
+            return False
+        raise
+    return True
 
 
 def is_full(error: BaseException) -> bool:

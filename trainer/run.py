@@ -110,7 +110,10 @@ def train(
             report.sinks.remove(tracking)
             tracking.finish(failed=failed)
     if processes.is_main:
-        remember_seconds(job.cache_dir, found.base_identity, environment, config, attempt.paces)
+        try:
+            remember_seconds(job.cache_dir, found.base_identity, environment, config, attempt.paces)
+        except OSError as error:
+            report.warn(f"how long a step took is not remembered for plans: {error}.", record.step)
     manifest = Manifest(
         step=record.step,
         config_digest=config.digest(),
