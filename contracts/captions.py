@@ -72,8 +72,8 @@ def clean_caption(text: str) -> str:
 
 
 def with_trigger(caption: str, trigger_word: str | None) -> str:
-    """The caption with the trigger word in front, unless it already contains it (in any case)."""
-    if trigger_word is None or trigger_word.casefold() in caption.casefold():
+    """The caption with the trigger word in front, unless it already has it: as a word of its own, in any case."""
+    if trigger_word is None or re.search(rf"(?<!\w){re.escape(trigger_word)}(?!\w)", caption, re.IGNORECASE):
         return caption
     return f"{trigger_word}, {caption}" if caption else trigger_word
 

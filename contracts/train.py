@@ -271,9 +271,10 @@ class TrainConfig(Frozen):
 
 
 RESULT_NEUTRAL_FIELDS = frozenset(
-    {"checkpoint", "preview", "held_out", "tracking", "export", "output_name", "output_dialect", "measure_floor"}
-)
-"""Top-level fields a resumed run may change without changing what is learned."""
+    {"checkpoint", "preview", "held_out", "tracking", "export", "output_name", "output_dialect", "measure_floor",
+     "data.max_upscaling"}
+)  # fmt: skip
+"""Fields, with all that is below them, that a resumed run may change without changing what is learned."""
 
 
 def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> TrainConfig:

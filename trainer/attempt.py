@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,6 +35,7 @@ from trainer.folder import (
     read_outcome,
     seal,
 )
+from trainer.identify import refuse_other_inputs
 from trainer.loop import Record
 from trainer.parts import Job
 from trainer.processes import Processes, join, leave
@@ -41,6 +43,8 @@ from trainer.report import Display, EventFile, JsonLines, Report, Terminal
 from trainer.room import is_full
 from trainer.run import train
 
+NO_MEMORY = re.compile(r"can't allocate memory|CUDA error: out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED")
+"""What says that memory ran out elsewhere than in torch's own allocator."""
 UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 log = logging.getLogger(__name__)
@@ -54,7 +58,8 @@ def attempt(job: Job, run_dir: RunDir, console: Console, *, as_json: bool = Fals
         command: what goes on with the run when it is stopped, as a person would type it; else the same words again.
 
     Raises:
-        PatinaError: the run directory is not free, or is complete with another configuration; it is untouched.
+        PatinaError: the run directory is not free, or is complete with another configuration or other inputs; it is
+            untouched.
     """
     processes = join()
     try:
@@ -63,6 +68,8 @@ def attempt(job: Job, run_dir: RunDir, console: Console, *, as_json: bool = Fals
             if processes.is_main:
                 stack.enter_context(only_trainer(run_dir))
                 done = completed_before(run_dir, job.recipe.config)
+                if done is not None:
+                    refuse_other_inputs(job, run_dir)
             done = processes.from_main(done)
             if done is not None:
                 if processes.is_main:
@@ -159,7 +166,7 @@ def _failed(error: Exception, step: int, folder: Path) -> Failed:
         code, hint = error.code, error.hint
         message = str(error.args[0]) if isinstance(error, InvalidInput) else error.message
         log.error("%s: %s", code, error, exc_info=True)
-    elif isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    elif isinstance(error, torch.OutOfMemoryError | MemoryError) or NO_MEMORY.search(str(error)):
         code = FailureCode.OUT_OF_MEMORY
         message, hint = FAILURES[code].message, FAILURES[code].hint
         log.error("out of memory", exc_info=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from contracts.train import TrainConfig
+from contracts.train import RESULT_NEUTRAL_FIELDS, TrainConfig
 
 
 class Change(NamedTuple):
@@ -21,6 +21,11 @@ class Change(NamedTuple):
     def section(self) -> str:
         """The top-level setting it belongs to."""
         return self.name.partition(".")[0]
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether what is learned stays the same."""
+        return not RESULT_NEUTRAL_FIELDS.isdisjoint((self.section, self.name))
 
     @property
     def arrow(self) -> str:

@@ -1,4 +1,4 @@
-"""How a running trainer is asked for something: files in control/, SIGTERM, Ctrl-C.
+"""How a running trainer is asked for something: files in control/, SIGTERM, Ctrl-C, a terminal that is closed.
 
 Handlers only set a flag; the loop asks between optimiser steps, and all ranks act on the sum of their flags,
 so they stop after the same step. Knows nothing about what is done then.
@@ -50,7 +50,10 @@ class Requests:
 
 @contextmanager
 def listening(run_dir: RunDir, *, watches_files: bool) -> Iterator[Requests]:
-    """Turn SIGTERM and the first Ctrl-C into a stop request; a second Ctrl-C ends the process as usual."""
+    """Turn SIGTERM, SIGHUP and the first Ctrl-C into a stop request; a second Ctrl-C ends the process as usual.
+
+    A SIGHUP that whoever started the process has it ignore, as nohup does, stays ignored.
+    """
     requests = Requests(run_dir, watches_files)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -58,7 +61,10 @@ def listening(run_dir: RunDir, *, watches_files: bool) -> Iterator[Requests]:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, on_signal) for number in heard}
     try:
         yield requests
     finally:

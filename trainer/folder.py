@@ -17,7 +17,7 @@ import yaml
 
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 from contracts.rundir import OUTCOME, Completed, Manifest, Outcome, RunDir
-from contracts.train import RESULT_NEUTRAL_FIELDS, TrainConfig, parse_config
+from contracts.train import TrainConfig, parse_config
 from trainer.changes import changes
 from trainer.files import manifest_entry, remove_leftovers, temporary_beside, write_atomically
 from trainer.recipe import as_yaml
@@ -82,7 +82,7 @@ def completed_before(run_dir: RunDir, config: TrainConfig) -> Done | None:
     if manifest.config_digest == config.digest():
         return Done(outcome, ())
     changed = changes(before, config)
-    learned = [change for change in changed if change.section not in RESULT_NEUTRAL_FIELDS]
+    learned = [change for change in changed if not change.is_neutral]
     if [change.name for change in learned] == ["steps"] and config.steps > before.steps:
         _require_last(run_dir, outcome.step)
         return None

@@ -1,14 +1,20 @@
 """Find out which base and which data a run is of, and refuse what cannot be: before anything is encoded or loaded.
 
+A complete run that is asked for again is of the inputs it had, or refused.
+
 Knows nothing about caches, models or steps.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
+from contracts.failures import FieldError, InvalidInput, PatinaError
+from contracts.rundir import Manifest, RunDir
 from sdxl.base import identity
 from sdxl.files import few_steps
+from sdxl.formats import read_header
 from trainer.beforehand import described, refuse_too_large
 from trainer.caption_report import caption_warnings
 from trainer.captions import make_captions
@@ -16,7 +22,10 @@ from trainer.inputs import look_at
 from trainer.parts import Identified, Job
 from trainer.processes import Processes
 from trainer.report import Report
+from trainer.resume import called
 from trainer.start import refuse_other_base
+
+log = logging.getLogger(__name__)
 
 
 def identify(job: Job, processes: Processes, report: Report) -> Identified:
@@ -63,3 +72,40 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
         given.dialect,
         known,
     )
+
+
+def refuse_other_inputs(job: Job, run_dir: RunDir) -> None:
+    """A complete run is asked for again: its base, its data and what it started from must be those it had.
+
+    Inputs that are not there any more, or cannot be read, say nothing against it.
+
+    Raises:
+        InvalidInput: naming each that is another.
+    """
+    manifest = Manifest.model_validate_json(run_dir.manifest.read_bytes())
+    try:
+        given = look_at(job.recipe, job.cache_dir)
+        base_identity, _ = identity(job.recipe.base_dir, cache_dir=job.cache_dir / "identities")
+    except PatinaError as error:
+        log.info("the inputs of the complete run in %s are not compared: %s", run_dir.root, error)
+        return
+    pairs = [
+        ("paths/base_dir", "the base", manifest.base_identity, base_identity),
+        ("paths/dataset_dir", "the data set", manifest.dataset_digest, given.subject.digest),
+    ]
+    others = [
+        FieldError(pointer=f"/{pointer}", message=f"{what} was {before[:12]}, is {now[:12]}")
+        for pointer, what, before, now in pairs
+        if before != now
+    ]
+    weights = run_dir.weights / f"{job.recipe.config.output_name}.safetensors"
+    header = read_header(weights) if weights.exists() else None
+    if header is not None and header.parent != given.parent:
+        message = f"it started from {called(header.parent)}, is now to start from {called(given.parent)}"
+        others.append(FieldError(pointer="/init_from", message=message))
+    if others:
+        raise InvalidInput(
+            others,
+            message=f"The run in {run_dir.root} is complete after {manifest.step} steps, of other inputs.",
+            hint="Give it back those it had, or start the new one in a new --run-dir.",
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import struct
 import warnings
@@ -21,6 +22,8 @@ from PIL import Image, ImageOps
 from contracts.buckets import Placement
 from contracts.dataset import image_identity
 from trainer.pixels import FORMATS, is_animated, upright_on_white
+
+log = logging.getLogger(__name__)
 
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on files it cannot read."""
@@ -91,10 +94,14 @@ class IdentityMemory:
         return self._known[name]
 
     def _append(self, entry: dict[str, str | int]) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            # One write of one line: lines of two runs do not mix. The leading break ends a torn line before it.
-            os.write(handle, ("\n" + json.dumps(entry) + "\n").encode())
-        finally:
-            os.close(handle)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                # One write of one line: lines of two runs do not mix. The leading break ends a torn line before it.
+                os.write(handle, ("\n" + json.dumps(entry) + "\n").encode())
+            finally:
+                os.close(handle)
+        except OSError as error:
+            # The next run decodes the picture again; that this one has no room for more is found where it matters.
+            log.warning("%s cannot be written: %s", self._file, error)

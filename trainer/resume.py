@@ -5,13 +5,16 @@ Knows nothing about how a checkpoint is written or what is done with it.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from contracts.adapter import Parent
 from contracts.failures import FailureCode, PatinaError
 from contracts.rundir import Environment, RunDir
-from contracts.train import RESULT_NEUTRAL_FIELDS, TrainConfig
+from contracts.train import TrainConfig
 from trainer.changes import changes
 from trainer.checkpoint import Checkpoint, RunState, find_checkpoint
 from trainer.environment import differences
+from trainer.loop import Record
 from trainer.parts import Identified
 from trainer.processes import Processes
 from trainer.report import Report
@@ -50,6 +53,23 @@ def resumable(
     return checkpoint, changes
 
 
+def take_up(record: Record, saved: RunState, config: TrainConfig, report: Report) -> None:
+    """Go on with what was recorded, but for what settings that are others now make incomparable."""
+    for name in asdict(record):
+        setattr(record, name, getattr(saved, name))
+    if saved.config.steps != config.steps:
+        # Those were the last steps of the run as it was planned then.
+        record.loss_last_sum, record.loss_last_steps = 0.0, 0
+    before, now = saved.config.held_out.timesteps, config.held_out.timesteps
+    if record.held_out and before != now:
+        record.held_out = ()
+        report.warn(
+            f"held-out losses were measured at {before} timesteps and are at {now} from here on: they cannot be "
+            "compared, so the curve, the best step and stopping early begin anew.",
+            record.step,
+        )
+
+
 def check_resumable(
     saved: RunState,
     config: TrainConfig,
@@ -69,7 +89,7 @@ def check_resumable(
     for change in changes(saved.config, config):
         if change.name == "steps" and config.steps >= saved.step:
             inexact += _rescheduled(saved, config)
-        elif change.section not in RESULT_NEUTRAL_FIELDS:
+        elif not change.is_neutral:
             (inexact if change.section in REGROUPING_FIELDS else wrong).append(change.words)
     pictures = _global_batch(saved.config, saved.environment.processes)
     pictures_now = _global_batch(config, processes)
@@ -80,7 +100,7 @@ def check_resumable(
     if saved.dataset_digest != dataset_digest:
         wrong.append(f"the data set was {saved.dataset_digest[:12]}, is {dataset_digest[:12]}")
     if saved.parent != parent:
-        wrong.append(f"it started from {_called(saved.parent)}, now from {_called(parent)}")
+        wrong.append(f"it started from {called(saved.parent)}, now from {called(parent)}")
     if wrong:
         raise PatinaError(
             FailureCode.CHECKPOINT_MISMATCH,
@@ -100,7 +120,8 @@ def _rescheduled(saved: RunState, config: TrainConfig) -> list[str]:
     return [f"steps was {before}, is {config.steps}: the schedule would have given the steps done other learning rates"]
 
 
-def _called(parent: Parent | None) -> str:
+def called(parent: Parent | None) -> str:
+    """What a run starts from, in words."""
     return "the base" if parent is None else parent.name or parent.sha256[:12]
 
 

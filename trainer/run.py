@@ -34,7 +34,7 @@ from trainer.parts import Identified, Job, Parts, gather
 from trainer.processes import Processes
 from trainer.publishing import write_weights
 from trainer.report import Report
-from trainer.resume import resumable
+from trainer.resume import resumable, take_up
 from trainer.room import check_room, run_needs
 from trainer.tracking import Tracking
 from trainer.update import make_update
@@ -61,11 +61,7 @@ def train(
     checkpoint, changes = resumable(run_dir, config, found, environment, processes, report)
     if checkpoint is not None:
         # Before any work, so that a stop or a failure meanwhile names the step that the next attempt goes on from.
-        for name in asdict(record):
-            setattr(record, name, getattr(checkpoint.state, name))
-        if checkpoint.state.config.steps != config.steps:
-            # Those were the last steps of the run as it was planned then.
-            record.loss_last_sum, record.loss_last_steps = 0.0, 0
+        take_up(record, checkpoint.state, config, report)
     held_out = bool(found.data.mixture.held_out)
     needs = foreseen_needs(run_dir, config, found.described, held_out=held_out)
     parts = gather(job, found, processes, requests, report, needs)

@@ -32,6 +32,9 @@ class TestWithTrigger:
         [
             ("a cat", "tok", "tok, a cat"),
             ("a cat, TOK", "tok", "a cat, TOK"),
+            ("a sks dog", "sks", "a sks dog"),
+            ("a person wearing masks", "sks", "sks, a person wearing masks"),
+            ("in c++ style", "c++", "in c++ style"),
             ("", "tok", "tok"),
             ("a cat", None, "a cat"),
         ],

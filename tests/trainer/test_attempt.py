@@ -188,3 +188,28 @@ class TestARankThatFailedFirst:
         *_, last = events_of(run_dir.root)
         assert isinstance(last, events.Finished)
         assert (last.code, last.message) == (FailureCode.NAN_LATENT, f"{reason} Look at it.")
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        "words",
+        ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"],
+    )
+    def test_that_runs_out_beside_torchs_own_allocator_is_called_so(
+        self,
+        words: str,
+        base_dir: Path,
+        pictures: Path,
+        cache_dir: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def failing(*given: object) -> None:
+            raise RuntimeError(words)
+
+        monkeypatch.setattr(trainer.attempt, "train", failing)
+        run_dir = RunDir(tmp_path / "run")
+        assert train(make_recipe(tmp_path / "r.yaml", base_dir, pictures), run_dir.root, cache_dir) == 1
+        outcome = outcome_of(run_dir.root)
+        assert isinstance(outcome, Failed)
+        assert outcome.code == FailureCode.OUT_OF_MEMORY

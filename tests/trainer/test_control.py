@@ -37,13 +37,22 @@ class TestRequests:
             assert not any(requests.pending())
             assert requests.stop_wanted()
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_a_signal_asks_to_stop_and_the_handlers_go_back(self, tmp_path: Path, number: signal.Signals) -> None:
         before = signal.getsignal(number)
         with listening(RunDir(tmp_path), watches_files=True) as requests:
             os.kill(os.getpid(), number)
             assert requests.pending()[REQUESTS.index("stop")]
         assert signal.getsignal(number) == before
+
+    def test_a_hang_up_that_is_ignored_stays_so(self, tmp_path: Path) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with listening(RunDir(tmp_path), watches_files=True) as requests:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert not any(requests.pending())
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     def test_a_second_interrupt_ends_it_as_usual(self, tmp_path: Path) -> None:
         with listening(RunDir(tmp_path), watches_files=True):

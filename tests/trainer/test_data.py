@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from pathlib import Path
@@ -91,6 +92,41 @@ class TestReadDataset:
         assert [row.image for row in first.rows] == [row.image for row in second.rows]
         assert [row.split for row in first.rows].count(Split.HELD_OUT) == 1
         assert Image.open(io.BytesIO(second.read(second.rows[0].image))).size == (32, 24)
+
+    def test_captions_of_files_in_capitals_are_read(self, tmp_path: Path, memory: IdentityMemory) -> None:
+        (tmp_path / "IMG.JPG").write_bytes(picture((9, 9, 9)))
+        (tmp_path / "IMG.TXT").write_text("a cat")
+        assert [row.caption for row in read_dataset(tmp_path, memory).rows] == ["a cat"]
+
+    def test_captions_in_a_file_that_is_not_read_are_not_dropped_in_silence(
+        self, tmp_path: Path, memory: IdentityMemory
+    ) -> None:
+        (tmp_path / "a.png").write_bytes(picture((9, 9, 9)))
+        (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a cat\n")
+        with pytest.raises(PatinaError, match=r"metadata\.csv is not read from a folder: make it metadata\.jsonl"):
+            read_dataset(tmp_path, memory)
+
+    def test_what_the_system_says_of_a_file_is_not_called_damage(
+        self, tmp_path: Path, memory: IdentityMemory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "a.png").write_bytes(picture((9, 9, 9)))
+        (tmp_path / "b.png").write_bytes(b"no picture")
+        read_bytes = Path.read_bytes
+
+        def reading(path: Path) -> bytes:
+            if path.name == "a.png":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return read_bytes(path)
+
+        monkeypatch.setattr(Path, "read_bytes", reading)
+        with pytest.raises(PatinaError) as caught:
+            read_dataset(tmp_path, memory)
+        assert "a.png cannot be read (Permission denied); b.png is damaged or no PNG" in caught.value.message
+
+    def test_a_memory_that_cannot_be_written_costs_nothing_but_time(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").write_bytes(picture((9, 9, 9)))
+        (tmp_path / "file").touch()
+        assert len(read_dataset(tmp_path, IdentityMemory(tmp_path / "file" / "pictures.jsonl")).rows) == 1
 
     def test_holds_out_a_share_by_content_when_nothing_says_which(self, tmp_path: Path, memory: IdentityMemory) -> None:
         for number in range(20):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from contracts.events import Event, Warned
 from contracts.failures import PatinaError
 from contracts.train import parse_config
 from tests.trainer.test_checkpoint import ENVIRONMENT, state_of
 from trainer.checkpoint import RunState
-from trainer.resume import check_resumable, environment_changes
+from trainer.loop import Record
+from trainer.report import Report
+from trainer.resume import check_resumable, environment_changes, take_up
 
 
 class TestCheckResumable:
@@ -36,6 +39,9 @@ class TestCheckResumable:
     def test_lets_previews_tracking_and_saving_change(self) -> None:
         assert self.check(preview__sampling_steps=3, tracking__enabled=False, checkpoint__keep=5) == []
 
+    def test_lets_what_only_words_a_warning_change(self) -> None:
+        assert self.check(data__max_upscaling=None) == []
+
     def test_lets_a_step_be_cut_otherwise_but_says_it_is_not_exact(self) -> None:
         assert len(self.check(batch_size=2, gradient_accumulation_steps=2)) == 2
         assert len(self.check(batch_size=2, processes=2)) == 1
@@ -43,6 +49,26 @@ class TestCheckResumable:
     def test_refuses_a_step_of_another_size(self) -> None:
         with pytest.raises(PatinaError, match="pictures in one optimiser step were 4, are 8"):
             self.check(processes=2)
+
+
+class TestTakeUp:
+    SAVED = state_of(5).model_copy(update={"held_out": ((0, 0.5), (5, 0.4)), "loss_smooth": 0.25})
+
+    def taken_up(self, **changes: object) -> tuple[Record, list[str]]:
+        record, said = Record(), list[Event]()
+        config = parse_config({}, {key.replace("__", "."): value for key, value in changes.items()})
+        take_up(record, self.SAVED, config, Report(said.append))
+        return record, [event.message for event in said if isinstance(event, Warned)]
+
+    def test_goes_on_with_what_was_recorded(self) -> None:
+        record, said = self.taken_up()
+        assert (record.step, record.loss_smooth, record.held_out) == (5, 0.25, ((0, 0.5), (5, 0.4)))
+        assert said == []
+
+    def test_does_not_compare_losses_of_other_timesteps(self) -> None:
+        record, (said,) = self.taken_up(held_out__timesteps=1)
+        assert (record.step, record.held_out) == (5, ())
+        assert "were measured at 4 timesteps and are at 1 from here on" in said
 
 
 class TestEnvironmentChanges:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,29 @@ class TestStartingAgain:
         assert "preview" not in said
         assert "start the new one in a new --run-dir" in said
         assert isinstance(outcome_of(finished), Completed)
+
+    def test_a_complete_run_refuses_other_pictures_and_another_start(
+        self, finished: Path, cache_dir: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        others = shutil.copytree(pictures, tmp_path / "others")
+        (others / "1.png").write_bytes((others / "2.png").read_bytes())
+        start = shutil.copy(finished / "weights" / "tiny.safetensors", tmp_path / "start.safetensors")
+        words = ["--dataset-dir", str(others), "--init-weights", str(start)]
+        assert train(finished.parent / "recipe.yaml", finished, cache_dir, *words) == 1
+        said = capsys.readouterr().err
+        assert "is complete after 6 steps, of other inputs" in said
+        assert "paths.dataset_dir: the data set was" in said
+        assert "init_from: it started from the base, is now to start from tiny" in said
+        assert "base_dir" not in said
+        assert isinstance(outcome_of(finished), Completed)
+
+    def test_a_complete_run_is_complete_when_its_pictures_are_gone(
+        self, finished: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "emptied").mkdir()
+        words = ["--dataset-dir", str(tmp_path / "emptied")]
+        assert train(finished.parent / "recipe.yaml", finished, cache_dir, *words) == 0
+        assert "already complete after 6 steps" in capsys.readouterr().out
 
     def test_a_complete_run_says_what_came_too_late_to_change_anything(
         self, finished: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
