@@ -2,7 +2,7 @@
 
 The row is the truth and the broker only rings. Every claim raises the row's fence; whoever writes with an older
 fence changes nothing. Leases are measured by the database's clock. A job whose worker disappears is queued again
-by the sweep (catalog/sweep.py), and given up after ``MAX_FAILURES``.
+by the sweep (catalog/sweep.py), and given up after ``MAX_FAILURES`` between which it has not come further.
 """
 
 from __future__ import annotations
@@ -189,6 +189,11 @@ def heartbeat(session: Session, job_id: int, fence: int, lease_s: float) -> Hear
     )
     rows = returned(session, statement)
     return Heartbeat(cancel_requested=rows[0][0] is not None) if rows else None
+
+
+def came_on(session: Session, job_id: int) -> None:
+    """The holder's work has come further: attempts that failed before do not count any more."""
+    session.execute(update(Job).where(Job.id == job_id).values(failures=0))
 
 
 def finish(session: Session, job_id: int, fence: int, state: str = JobState.DONE) -> bool:

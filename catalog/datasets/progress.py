@@ -93,7 +93,7 @@ def came_on(session: Session, claim: jobs.Claim) -> None:
     So a reading of days may be broken off as often as it likes, and only what fails again and again is given up.
     """
     jobs.hold(session, claim)
-    session.execute(update(jobs.Job).where(jobs.Job.id == claim.job_id).values(failures=0))
+    jobs.came_on(session, claim.job_id)
 
 
 def give_up_next(session: Session, owner: str, dataset_id: str, reason: str) -> bool:

@@ -17,7 +17,7 @@ from catalog import jobs
 from catalog.runs import repository
 from catalog.runs.models import Run, RunEvent, RunPreview
 from catalog.runs.status import switch_status
-from contracts.events import Event, Preview, Progress, Started, StepDone, Tracking
+from contracts.events import CheckpointSaved, Event, Preview, Progress, Started, StepDone, Tracking
 from contracts.failures import FAILURES, FailureCode
 from contracts.run import FINISHED, RunReason, RunStatus
 from contracts.rundir import Completed, Failed
@@ -59,7 +59,8 @@ def record_events(session: Session, claim: jobs.Claim, events: Sequence[Event], 
     """Copy lines of events.jsonl; ``offset`` is the byte after the last of them. Returns the last seq.
 
     Lines up to an offset that was recorded already are not recorded again, so a worker that is unsure whether a
-    commit went through may call it again. The trainer's first word makes the run training.
+    commit went through may call it again. The trainer's first word makes the run training; with a checkpoint further
+    than any before, attempts that failed do not count any more.
 
     Raises:
         LeaseLost: another attempt has it.
@@ -68,6 +69,7 @@ def record_events(session: Session, claim: jobs.Claim, events: Sequence[Event], 
     if offset <= run.events_offset:
         return run.last_seq
     for said in events:
+        _follow(session, claim, run, said)
         run.last_seq += 1
         session.add(
             RunEvent(
@@ -79,7 +81,6 @@ def record_events(session: Session, claim: jobs.Claim, events: Sequence[Event], 
                 body=said.model_dump_json(),
             )
         )
-        _follow(session, run, said)
     run.events_offset = offset
     session.flush()
     return run.last_seq
@@ -244,7 +245,7 @@ def _interrupt(session: Session, claim: jobs.Claim, reason: RunReason, pause_s: 
     return RunStatus(run.status)
 
 
-def _follow(session: Session, run: Run, said: Event) -> None:
+def _follow(session: Session, claim: jobs.Claim, run: Run, said: Event) -> None:
     if isinstance(said, Started):
         run.steps, run.step = said.steps, said.first_step
         if run.status == RunStatus.PREPARING:
@@ -255,6 +256,9 @@ def _follow(session: Session, run: Run, said: Event) -> None:
         run.step, run.loss, run.phase = said.step, said.loss_smooth, None
     elif isinstance(said, Tracking):
         run.tracking = said.where
+    elif isinstance(said, CheckpointSaved) and said.step > repository.last_checkpoint(session, run.owner, run.id):
+        # Further than ever, and not only than this attempt began: one that begins anew each time is given up.
+        jobs.came_on(session, claim.job_id)
 
 
 def _note_failure(run: Run, code: FailureCode, message: str, hint: str, reference: str | None) -> None:

@@ -80,6 +80,12 @@ def events_of_types(
     return session.scalars(query.order_by(RunEvent.seq)).all()
 
 
+def last_checkpoint(session: Session, owner: str, run_id: str) -> int:
+    """The furthest step of which the trainer has said that a checkpoint was saved; 0 when it has said none."""
+    said = select(func.max(RunEvent.step)).where(RunEvent.run_id == run_id, RunEvent.type == "checkpoint")
+    return session.scalar(said.where(RunEvent.owner == owner)) or 0
+
+
 def preview(session: Session, owner: str, run_id: str, file: str) -> RunPreview | None:
     """One preview by the name the trainer gave it."""
     return session.scalar(

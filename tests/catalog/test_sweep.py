@@ -16,11 +16,13 @@ from catalog.datasets.models import DatasetImage
 from catalog.db import Database
 from catalog.generations import service as generations
 from catalog.jobs import Job, JobState, Queue
+from catalog.runs import progress
 from catalog.runs import service as runs
 from catalog.sweep import SweepReport, give_up_dead_workers, sweep
 from catalog.workers import service as workers
 from catalog.workers.service import Device
 from contracts.dataset import DatasetStatus, Fate
+from contracts.events import CheckpointSaved
 from contracts.generate import GenerationRequest, GenerationStatus
 from contracts.run import RunReason, RunStatus
 
@@ -39,6 +41,16 @@ def _set_likeness(database: Database, dataset_id: str, likeness: str | None) -> 
     with database.session() as session:
         mine = update(DatasetImage).where(DatasetImage.dataset_id == dataset_id)
         session.execute(mine.values(likeness=likeness))
+
+
+def _lose_after_checkpoint(database: Database, make: Any, step: int) -> None:
+    """An attempt that saves a checkpoint, and whose worker is gone before the next."""
+    claim = make.claim(Queue.TRAIN)
+    with database.session() as session:
+        progress.begin(session, claim, "cpu", keeps_directory=False)
+        progress.record_events(session, claim, [CheckpointSaved(at=1.0, step=step, file=f"step-{step:08d}")], 100)
+    make.expire(claim)
+    _sweep(database)
 
 
 def _files(database: Database, owner: str, dataset_id: str) -> dict[str, str]:
@@ -103,6 +115,25 @@ class TestLostWorker:
         assert (seen.status, seen.failure_code) == (RunStatus.FAILED, "worker_lost")
         assert seen.failure_hint
         assert seen.finished_at is not None
+
+    def test_a_run_that_came_on_between_any_number_of_losses_goes_on(
+        self, database: Database, make: Any, owner: str
+    ) -> None:
+        run = make.run()
+        for step in range(100, 100 * (2 * jobs.MAX_FAILURES), 100):
+            _lose_after_checkpoint(database, make, step)
+            assert _read_run(database, owner, run.id).status == RunStatus.QUEUED
+
+    def test_a_run_that_is_lost_at_one_place_again_and_again_has_failed(
+        self, database: Database, make: Any, owner: str
+    ) -> None:
+        run = make.run()
+        _lose_after_checkpoint(database, make, 100)
+        seen = []
+        for step in (200, 200, 100):  # at last in a directory that has not the newest
+            _lose_after_checkpoint(database, make, step)
+            seen.append(_read_run(database, owner, run.id).status)
+        assert seen == [RunStatus.QUEUED, RunStatus.QUEUED, RunStatus.FAILED]
 
     def test_what_was_to_be_cancelled_is_cancelled(self, database: Database, make: Any, owner: str) -> None:
         run, claim = make.training()
