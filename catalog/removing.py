@@ -1,8 +1,8 @@
 """Removing datasets, images, versions, runs and weights; never unasked what something came of.
 
-Each call is one transaction and does all it was asked for or nothing. A run that is under way, and a generation that
-waits for weights, are not pulled the rug from under. Blobs go when the collector finds that nobody refers to them.
-Knows nothing about HTTP.
+Each call is one transaction and does all it was asked for or nothing. A run that is under way, and a generation or
+another run that waits for weights, are not pulled the rug from under. Blobs go when the collector finds that nobody
+refers to them. Knows nothing about HTTP.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from catalog.job_requests import FILLING
 from catalog.jobs import Job, JobState, returned
 from catalog.lineage import Lineage
 from catalog.registry import service as registry
+from catalog.registry import starting
 from catalog.registry.models import Weights
 from catalog.runs import service as runs
+from catalog.runs.models import Run
 from contracts.failures import FailureCode, PatinaError
 from contracts.removal import Choice, Offspring, Subject, has_offspring
 
@@ -35,7 +37,8 @@ def remove_dataset(session: Session, owner: str, id_or_name: str, choice: Choice
     """Forget a dataset with its ledger, images, edits and unfinished uploads; a worker that reads it stops.
 
     Raises:
-        PatinaError: NOT_FOUND; HAS_OFFSPRING without a choice; CONFLICT: a run is under way that would go.
+        PatinaError: NOT_FOUND; HAS_OFFSPRING without a choice; CONFLICT: a run is under way that would go, or one or a
+            generation needs weights that would.
     """
     dataset = _dataset(session, owner, id_or_name)
     _stop_filling(session, owner, dataset.id)
@@ -58,7 +61,8 @@ def remove_version(session: Session, owner: str, dataset_id: str, number: int, c
     """Withdraw a version: its images and captions go, its number and digest stay named.
 
     Raises:
-        PatinaError: NOT_FOUND; HAS_OFFSPRING without a choice; CONFLICT: a run of it is under way.
+        PatinaError: NOT_FOUND; HAS_OFFSPRING without a choice; CONFLICT: a run of it is under way, or another or a
+            generation needs weights that would go.
     """
     version = dataset_service.read_version(session, owner, dataset_id, number)
     found = lineage.of_version(session, owner, version)
@@ -84,7 +88,7 @@ def remove_image(
 
     Raises:
         PatinaError: NOT_FOUND; PRECONDITION_FAILED; HAS_OFFSPRING without a choice; CONFLICT: a run of a version that
-            holds it is under way.
+            holds it is under way, or another or a generation needs weights that would go.
     """
     if choice is Choice.KEEP_HISTORY:
         editing.remove_image(session, owner, dataset_id, image, based_on)
@@ -111,7 +115,8 @@ def remove_run(session: Session, owner: str, run_id: str, choice: Choice | None 
     """Forget a run that has ended, with its events, previews and log.
 
     Raises:
-        PatinaError: NOT_FOUND; HAS_OFFSPRING without a choice; CONFLICT: it is under way.
+        PatinaError: NOT_FOUND; HAS_OFFSPRING without a choice; CONFLICT: it is under way, or another or a generation
+            needs weights that would go.
     """
     found = lineage.of_run(session, owner, runs.read(session, owner, run_id))
     _refuse_active(found)
@@ -128,7 +133,7 @@ def remove_weights(session: Session, owner: str, name: str, version_or_alias: st
     """Forget registered weights and the aliases that mean them; pictures made with them stay. Gives what they were.
 
     Raises:
-        PatinaError: NOT_FOUND; CONFLICT: a generation waits for them.
+        PatinaError: NOT_FOUND; CONFLICT: a generation waits for them, or a run that has not ended starts from them.
     """
     weights = registry.read_version(session, owner, name, version_or_alias)
     _erase_weights(session, owner, [weights])
@@ -208,10 +213,15 @@ def _erase_weights(session: Session, owner: str, weights: Sequence[Weights]) -> 
         if ids & {entry["id"] for entry in generation.weights}:
             message = f"Generation {generation.id} is to be made with weights that would go."
             raise PatinaError(FailureCode.CONFLICT, message, "Wait for it, or cancel it.")
+    _refuse_runs("Still to be trained from weights that would go", starting.starting_from(session, owner, weights))
     erasing.erase_weights(session, owner, weights)
 
 
 def _refuse_active(found: Lineage) -> None:
-    if found.active:
-        named = ", ".join(run.id for run in found.active)
-        raise PatinaError(FailureCode.CONFLICT, f"Still under way: {named}.", "Wait for it, or cancel it: runs cancel.")
+    _refuse_runs("Still under way", found.active)
+
+
+def _refuse_runs(why: str, active: Sequence[Run]) -> None:
+    if active:
+        named = ", ".join(run.id for run in active)
+        raise PatinaError(FailureCode.CONFLICT, f"{why}: {named}.", "Wait for it, or cancel it: runs cancel.")

@@ -6,12 +6,15 @@ text encoders they have. Knows nothing about tensors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from catalog.bases.models import Base
 from catalog.registry import service
 from catalog.registry.models import Weights
 from catalog.runs import service as runs
+from catalog.runs.models import Run
 from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaError
 from contracts.lora import TEXT_ENCODERS
 from contracts.precision import not_taken
@@ -28,7 +31,7 @@ def starting_point(session: Session, owner: str, base: Base, config: TrainConfig
     assert config.init_from is not None
     weights = service.resolve(session, owner, config.init_from)
     service.check_base(weights, base)
-    pinned = f"{weights.name}@{weights.version}"
+    pinned = _pinned(weights)
     differing = {
         name: (weights.header[name], wanted)
         for name, wanted in _made_how(config).items()
@@ -46,6 +49,16 @@ def starting_point(session: Session, owner: str, base: Base, config: TrainConfig
     ):
         raise InvalidInput([FieldError(pointer="/init_from", message=f"'{pinned}' does not fit the run: {reason}")])
     return pinned
+
+
+def starting_from(session: Session, owner: str, weights: Sequence[Weights]) -> list[Run]:
+    """An owner's runs that have not ended and start from any of these weights: each attempt needs their file."""
+    pinned = {_pinned(one) for one in weights}
+    return [run for run in runs.unfinished(session, owner) if run.config.get("init_from") in pinned]
+
+
+def _pinned(weights: Weights) -> str:
+    return f"{weights.name}@{weights.version}"
 
 
 def _text_encoders(session: Session, owner: str, weights: Weights) -> list[str]:

@@ -22,6 +22,11 @@ def by_id(session: Session, owner: str, run_id: str) -> Run | None:
     return session.scalar(owned(owner).where(Run.id == run_id).execution_options(populate_existing=True))
 
 
+def unfinished(session: Session, owner: str) -> Sequence[Run]:
+    """Runs that have not ended, oldest first."""
+    return session.scalars(owned(owner).where(Run.status.not_in(FINISHED)).order_by(Run.created_at, Run.id)).all()
+
+
 def versions(session: Session, owner: str, run_id: str) -> list[tuple[str, str]]:
     """Id and digest of each version that feeds a run."""
     query = (

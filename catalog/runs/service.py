@@ -115,6 +115,11 @@ def list_runs(
     return page(session, query if status is None else query.where(Run.status == status), Run, cursor, limit)
 
 
+def unfinished(session: Session, owner: str) -> Sequence[Run]:
+    """An owner's runs that have not ended."""
+    return repository.unfinished(session, owner)
+
+
 def read(session: Session, owner: str, run_id: str) -> Run:
     """One run.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from catalog import jobs, storage
 from catalog.blobs import BlobStore, image_key
@@ -22,7 +24,9 @@ from catalog.generations import service as generations
 from catalog.jobs import Job, Queue
 from catalog.registry import service as registry
 from catalog.registry.models import Weights, WeightsAlias
+from catalog.registry.starting import starting_point
 from catalog.removing import remove_dataset, remove_image, remove_run, remove_version, remove_weights
+from catalog.runs import progress
 from catalog.runs import service as runs
 from catalog.uploads import service as uploads
 from contracts.dataset import Fate
@@ -32,6 +36,16 @@ from contracts.removal import Choice, HasOffspring, WeightsNamed
 from contracts.run import RunRequest
 
 OWNER = "ada"
+
+TAKING_WEIGHTS: dict[str, Callable[[Session, Weights], object]] = {
+    "weights": lambda session, _: remove_weights(session, OWNER, "ours", "1"),
+    "run": lambda session, made: remove_run(session, OWNER, str(made.run_id), Choice.REMOVE_WEIGHTS),
+    "version": lambda session, _: remove_version(
+        session, OWNER, datasets.find_dataset(session, OWNER, "style").id, 1, Choice.REMOVE_RUNS_WEIGHTS
+    ),
+    "dataset": lambda session, _: remove_dataset(session, OWNER, "style", Choice.REMOVE_VERSIONS_RUNS_WEIGHTS),
+}
+"""Each way to remove the weights 'ours', which were trained on the dataset 'style'."""
 
 
 @pytest.fixture
@@ -375,6 +389,28 @@ class TestRemoveWeights:
         with database.session() as session:
             generations.cancel(session, OWNER, made)
             remove_weights(session, OWNER, "ours", "latest")
+            assert session.scalars(select(Weights)).all() == []
+
+    @pytest.mark.parametrize("way", TAKING_WEIGHTS)
+    def test_waits_for_runs_that_start_from_them(self, database: Database, make: Any, recipes: Path, way: str) -> None:
+        base, other = make.base().name, make.frozen(name="other")
+        made = make.weights(name="ours", base=base, dataset=make.frozen(name="style"))
+        made_so = {"init_from": "ours", "lora.rank": 8, "lora.alpha": 8.0, "lora.targets": "attn"}
+        request = RunRequest(dataset=other, base=base, recipe="demo", overrides=made_so)
+        with database.session() as session:
+            run = runs.create(session, OWNER, request, recipes, starting_point)
+        claim = make.claim(Queue.TRAIN)
+        for started in (False, True):
+            if started:
+                with database.session() as session:
+                    progress.begin(session, claim, "cpu", keeps_directory=False)
+                    progress.give_back(session, claim)
+            with pytest.raises(PatinaError, match=run.id) as caught, database.session() as session:
+                TAKING_WEIGHTS[way](session, made)
+            assert caught.value.code is FailureCode.CONFLICT
+        with database.session() as session:
+            runs.cancel(session, OWNER, run.id)
+            TAKING_WEIGHTS[way](session, made)
             assert session.scalars(select(Weights)).all() == []
 
 
