@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -59,7 +60,14 @@ def _encode(row: Listed) -> str:
 def _decode(cursor: str) -> tuple[float, str]:
     try:
         created_at, row_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        return float(created_at), str(row_id)
-    except (binascii.Error, UnicodeError, TypeError, ValueError):
-        message = "is not a cursor of this server; start again without one"
-        raise InvalidInput([FieldError(pointer="/cursor", message=message)]) from None
+    except (binascii.Error, RecursionError, TypeError, ValueError):
+        raise _not_made_here() from None
+    ours = isinstance(created_at, float) and isinstance(row_id, str) and row_id.isascii() and row_id.isprintable()
+    if not ours or not math.isfinite(created_at):
+        raise _not_made_here()
+    return created_at, row_id
+
+
+def _not_made_here() -> InvalidInput:
+    message = "is not a cursor of this server; start again without one"
+    return InvalidInput([FieldError(pointer="/cursor", message=message)])

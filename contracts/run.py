@@ -5,13 +5,23 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from contracts.config import Frozen
 from contracts.failures import NAME_PATTERN
 from contracts.mixing import MOST_VERSIONS, Weight
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+def _without_nul(name: str) -> str:
+    """No name holds it, and Postgres would fail on it where SQLite finds nothing."""
+    if "\0" in name:
+        raise ValueError("holds a NUL character")
+    return name
+
+
+IdOrName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_without_nul)]
 
 
 class RunStatus(StrEnum):
@@ -61,7 +71,7 @@ RUN_REASONS: dict[RunReason, str] = {
 class DatasetChoice(Frozen):
     """A dataset version that feeds a run."""
 
-    dataset: Annotated[str, Field(min_length=1, max_length=64)]
+    dataset: IdOrName
     """Id or name of the dataset."""
 
     version: Annotated[int, Field(ge=1)] | None = None
@@ -77,7 +87,7 @@ class RunRequest(Frozen):
     name: Name | None = None
     """Name of the run; null is the recipe's name with a number."""
 
-    dataset: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    dataset: IdOrName | None = None
     """Id or name of the dataset, when there is one; else ``datasets``."""
 
     version: Annotated[int, Field(ge=1)] | None = None

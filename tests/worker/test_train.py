@@ -66,6 +66,16 @@ def station(home: Path, prepared: Path) -> Iterator[Station]:
 
 
 @pytest.fixture
+def elsewhere(station: Station, tmp_path: Path) -> Iterator[Station]:
+    """A worker of the same database and store with a disk of its own."""
+    shared = {"database_url": station.settings.database, "storage_url": station.settings.storage}
+    settings = station.settings.model_copy(update={"home": tmp_path / "elsewhere", **shared})
+    station = open_station("train", settings.devices, settings)
+    yield station
+    station.close()
+
+
+@pytest.fixture
 def play(station: Station, monkeypatch: pytest.MonkeyPatch) -> Plays:
     """Queue a run whose trainer does what the script says; returns the run's id."""
 
@@ -322,6 +332,26 @@ class TestDrain:
         with station.database.reading() as session:
             said = [(event.type, event.step) for event in runs.events(session, OWNER, run_id)]
         assert said == [("started", 0), ("step", 1), ("started", 0), ("step", 2)]
+
+    def test_an_attempt_elsewhere_and_back_loses_nothing_of_what_is_said(
+        self, station: Station, elsewhere: Station, play: Plays
+    ) -> None:
+        run_id = play("started(); step(1); step(2); wait_for_stop(); end(state='stopped', step=2)")
+        shift = Shift()
+        _while_it_trains(station, run_id, shift.drain, shift)
+        play("started(); [step(n) for n in range(1, 6)]; wait_for_stop(); end(state='stopped', step=5)", run_id)
+        shift = Shift()
+        _while_it_trains(elsewhere, run_id, shift.drain, shift)
+        play("started(2); step(3); complete()", run_id)
+        assert train.work(station, Shift())
+        assert run_of(station, run_id).status == "succeeded"
+        with station.database.reading() as session:
+            said = [(event.type, event.step) for event in runs.events(session, OWNER, run_id)]
+            metrics = runs.metrics(session, OWNER, run_id)
+        here = [("started", 0), ("step", 1), ("step", 2)]
+        there = [("started", 0), *(("step", n) for n in range(1, 6))]
+        assert said == [*here, *there, *here, ("started", 0), ("step", 3)]
+        assert [one.step for one in metrics.steps] == [1, 2, 3, 4, 5]
 
     def test_however_many_attempts_one_log_is_kept(self, station: Station, play: Plays) -> None:
         run_id = play("print('one'); started(); step(1); wait_for_stop(); end(state='stopped', step=1)")
