@@ -21,6 +21,9 @@ from contracts.failures import FailureCode, FieldError, InvalidInput, PatinaErro
 CLOSING_GRACE_S = 2.0
 """Time streams have to end in good order when the server stops."""
 
+LARGEST_ID = 2**31 - 1
+"""Of an event: the database keeps no larger number."""
+
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Events, until what is followed has ended."}
 }
@@ -110,6 +113,6 @@ def last_event_id(header: str | None) -> int:
     """
     if header is None or header == "":
         return 0
-    if not header.isdecimal() or len(header) > 18:
+    if not header.isdecimal() or len(header) > len(str(LARGEST_ID)) or int(header) > LARGEST_ID:
         raise InvalidInput([FieldError(pointer="/header/Last-Event-ID", message="is not the id of an event")])
     return int(header)

@@ -106,6 +106,13 @@ class TestCreate:
     def test_its_data_is_said_once(self, client: TestClient, ready: None, changed: dict[str, Any]) -> None:
         assert client.post("/api/v1/runs", json=REQUEST | changed).status_code == 422
 
+    @pytest.mark.parametrize("changed", [{"dataset": "a\0b"}, {"dataset": None, "datasets": [{"dataset": "a\0b"}]}])
+    def test_a_name_no_database_could_look_for_is_refused_before_any_does(
+        self, client: TestClient, ready: None, changed: dict[str, Any]
+    ) -> None:
+        answer = client.post("/api/v1/runs", json=REQUEST | changed)
+        assert (answer.status_code, answer.json()["errors"][0]["message"]) == (422, "holds a NUL character")
+
     def test_everything_wrong_is_told_at_once(self, client: TestClient) -> None:
         request = {"dataset": "none", "base": "none", "recipe": "quick", "overrides": {"lora.rang": 8, "steps": 0}}
         answer = client.post("/api/v1/runs", json=request)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from api.streams import Entry, Reading, follow, last_event_id
+from api.streams import LARGEST_ID, Entry, Reading, follow, last_event_id
 from contracts.failures import InvalidInput
 
 
@@ -78,7 +78,7 @@ class TestLastEventId:
     def test_none_is_the_beginning(self) -> None:
         assert (last_event_id(None), last_event_id(""), last_event_id("17")) == (0, 0, 17)
 
-    @pytest.mark.parametrize("value", ["-1", "x", "1.5", "9" * 30, "²"])
+    @pytest.mark.parametrize("value", ["-1", "x", "1.5", "9" * 30, "²", str(LARGEST_ID + 1)])
     def test_what_was_never_given_out_is_refused(self, value: str) -> None:
         with pytest.raises(InvalidInput):
             last_event_id(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from sqlalchemy import select
 
@@ -51,6 +53,21 @@ class TestPage:
         with pytest.raises(InvalidInput) as caught:
             _page(database, cursor)
         assert [error.pointer for error in caught.value.errors] == ["/cursor"]
+
+    @pytest.mark.parametrize(
+        "position",
+        [
+            '["1", "ds_0"]',
+            f'[1{"0" * 400}, "ds_0"]',
+            '[NaN, "ds_0"]',
+            '[1.0, "a\\u0000"]',
+            '[1.0, "\\ud800"]',
+            "[" * 5000,
+        ],
+    )
+    def test_refuses_what_only_looks_like_a_cursor(self, database: Database, position: str) -> None:
+        with pytest.raises(InvalidInput):
+            _page(database, base64.urlsafe_b64encode(position.encode()).decode())
 
     @pytest.mark.parametrize("limit", [0, -1, 201])
     def test_refuses_a_limit_out_of_range(self, database: Database, limit: int) -> None:

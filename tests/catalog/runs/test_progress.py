@@ -92,6 +92,7 @@ class TestRecordEvents:
         with database.reading() as session:
             rows = runs.events(session, owner, run.id)
             later = runs.events(session, owner, run.id, after_seq=2)
+            assert runs.events(session, owner, run.id, after_seq=2**31 - 1) == []
         assert [row.seq for row in rows] == [1, 2, 3]
         assert [EVENT.validate_json(row.body) for row in rows] == [STARTED, STEP, PREVIEW]
         assert [row.seq for row in later] == [3]
