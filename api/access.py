@@ -9,6 +9,7 @@ Knows nothing about how keys are stored. No CORS header is ever sent, so other s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from starlette.concurrency import run_in_threadpool
@@ -25,6 +26,9 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 """A proxy's marks: whoever it speaks for is not on this machine, so a key is needed."""
+
+FILES_PATH = re.compile(r"/api/v1/datasets/[^/]+/files")
+"""Where files are sent in one request (api/routes/datasets.py); things elsewhere may be called files, too."""
 
 ANSWER_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -149,7 +153,7 @@ def body_type(path: str) -> str:
     """The one type a write to this address may have."""
     if is_upload_path(path):
         return BODY_TYPE
-    return "multipart/form-data" if path.endswith("/files") else "application/json"
+    return "multipart/form-data" if FILES_PATH.fullmatch(path) else "application/json"
 
 
 def _has_body(headers: Headers) -> bool:

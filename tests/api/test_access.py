@@ -107,6 +107,9 @@ class TestWrites:
             ("/api/v1/runs", "", 415),
             ("/api/v1/datasets/d/files", "multipart/form-data; boundary=x", 200),
             ("/api/v1/datasets/d/files", "text/plain", 415),
+            ("/api/v1/datasets/d/images/files", "multipart/form-data; boundary=x", 415),
+            ("/api/v1/datasets/d/images/files", "application/json", 200),
+            ("/api/v1/datasets/files", "multipart/form-data; boundary=x", 415),
         ],
     )
     def test_a_body_is_json_or_files(self, path: str, content_type: str, status: int) -> None:

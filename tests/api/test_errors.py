@@ -112,6 +112,11 @@ class TestBodyLimit:
         assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
         assert "PATINA_MAX_JSON_BYTES" in answer.json()["hint"]
 
+    @pytest.mark.parametrize(("of", "status"), [("datasets/d", 404), ("datasets/d/images", 413), ("weights", 413)])
+    def test_only_an_upload_has_other_limits(self, client: TestClient, of: str, status: int) -> None:
+        answer = client.patch(f"/api/v1/{of}/files", files={"files": b"x" * 2000})
+        assert answer.status_code == status
+
 
 class TestUnforeseenFailures:
     def test_the_user_gets_a_reference_and_the_log_the_error(self, client: TestClient) -> None:
