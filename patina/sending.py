@@ -185,8 +185,12 @@ class _Gate:
         with file.path.open("rb") as source:
             while offset < file.bytes and not self.closed.is_set():
                 source.seek(offset)
+                chunk = source.read(CHUNK_BYTES)
+                if not chunk:
+                    message = f"{file.name} became shorter while it was sent: it had {file.bytes} bytes."
+                    raise InvalidInput([], message, "Upload it again when nothing writes to it any more.")
                 try:
-                    reached = self._send_chunk(url, offset, source.read(CHUNK_BYTES))
+                    reached = self._send_chunk(url, offset, chunk)
                     failures = 0
                 except PatinaError as error:
                     failures += 1

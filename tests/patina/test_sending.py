@@ -212,6 +212,27 @@ class TestSend:
             sending.send(client, "ds_1", [("big.png", folder / "big.png")], 1, lambda _: None)
         assert min(patience) > READ_TIMEOUT_S
 
+    def test_a_file_that_becomes_shorter_meanwhile_is_refused_alone(self, folder: Path) -> None:
+        patched: list[tuple[int, int]] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.method == "PATCH":
+                patched.append((int(request.headers["upload-offset"]), len(request.content)))
+                if not request.content:
+                    raise AssertionError("nothing is left to be sent")
+                (folder / "big.png").write_bytes(b"x" * 60_000)
+                return httpx.Response(204, headers={"upload-offset": str(sum(patched[-1]))})
+            if request.url.path.endswith("received-files"):
+                return httpx.Response(200, json={"received": [False, True]})
+            return httpx.Response(201, headers={"location": "/api/v1/uploads/upl_1"}, json=[])
+
+        files = [("big.png", folder / "big.png"), ("a.png", folder / "a.png")]
+        with Client("http://localhost", transport=httpx.MockTransport(answer)) as client:
+            sent = sending.send(client, "ds_1", files, 1, lambda _: None)
+        (refused,) = sent.refused
+        assert refused["problem"]["message"] == "big.png became shorter while it was sent: it had 270000 bytes."
+        assert (patched, sent.skipped) == ([(0, 50_000), (50_000, 10_000)], ["a.png"])
+
     @pytest.mark.parametrize("gone", [False, True])
     def test_a_chunk_that_arrives_damaged_is_sent_again_and_a_damaged_whole_is_refused(
         self, folder: Path, gone: bool
