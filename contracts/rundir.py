@@ -1,6 +1,6 @@
 """The run directory: how worker and trainer speak. Names and file contents; reads and writes nothing itself.
 
-The worker writes config.yaml and control/*; the trainer everything else. Every file is written under a
+The worker writes config.yaml, attempt and control/*; the trainer everything else. Every file is written under a
 temporary name and renamed; manifest.json comes last. Exit codes are not trusted: outcome.json is.
 """
 
@@ -32,6 +32,10 @@ class RunDir:
     @property
     def config(self) -> Path:
         return self.root / "config.yaml"
+
+    @property
+    def attempt(self) -> Path:
+        return self.root / "attempt"
 
     @property
     def dataset(self) -> Path:

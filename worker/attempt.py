@@ -65,7 +65,9 @@ def run_attempt(station: Station, lease: Lease, draining: threading.Event) -> En
     run_dir = RunDir(station.settings.runs_dir / claim.subject_id)
     with station.database.session() as session:
         device = workers.device_of(session, station.host, claim.slot) if claim.slot is not None else "cpu"
-        run = progress.begin(session, claim, device, keeps_directory=run_dir.events.exists())
+        last = runs.read(session, claim.owner, claim.subject_id).attempt
+        run = progress.begin(session, claim, device, keeps_directory=_was_here(run_dir, last))
+    _write(run_dir.attempt, str(run.attempt))
     following = _Following(station, claim, run_dir, EventTail(run_dir.events, run.events_offset))
     outcome: Outcome | None = completed_before(run_dir, run)
     if outcome is None and not (draining.is_set() or lease.cancelled.is_set()):
@@ -93,6 +95,24 @@ def read_outcome(run_dir: RunDir) -> Outcome | None:
         return None
 
 
+def _was_here(run_dir: RunDir, attempt: int) -> bool:
+    """Whether the run's last attempt was in this directory, so that the offset it left is one of this events.jsonl.
+
+    If not, what was said here is told from its beginning: of two lines about one step the later counts.
+    """
+    try:
+        return int(run_dir.attempt.read_text(encoding="utf-8")) == attempt and run_dir.events.exists()
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _write(path: Path, words: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(words, encoding="utf-8")
+    temporary.replace(path)
+
+
 def _lay_out(station: Station, claim: jobs.Claim, run: Run, run_dir: RunDir, device: str) -> launcher.Launch:
     """Make the run directory ready; what an earlier attempt left in it (checkpoints) stays."""
     with station.database.reading() as session:
@@ -105,13 +125,10 @@ def _lay_out(station: Station, claim: jobs.Claim, run: Run, run_dir: RunDir, dev
             f"The files of the base '{base.name}' are not on this machine.",
             "Put them back where they were, or add the base again with `patina bases add`.",
         )
-    run_dir.root.mkdir(parents=True, exist_ok=True)
     folders = [run_dir.dataset] if len(fed) == 1 else [run_dir.dataset / str(n + 1) for n in range(len(fed))]
     for folder, (version_id, _) in zip(folders, fed, strict=True):
         _write_version(station, claim, version_id, folder / "data.parquet")
-    temporary = run_dir.config.with_name(f".config.{os.getpid()}")
-    temporary.write_text(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    temporary.replace(run_dir.config)
+    _write(run_dir.config, yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
     # The last attempt's ending must not be taken for this one's.
     run_dir.outcome.unlink(missing_ok=True)
     return launcher.Launch(

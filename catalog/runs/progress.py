@@ -36,7 +36,7 @@ def begin(session: Session, claim: jobs.Claim, device: str, *, keeps_directory: 
     """A worker starts (or takes up again) the run: it is preparing.
 
     Args:
-        keeps_directory: the run directory of an earlier attempt is here and its events.jsonl goes on where
+        keeps_directory: the last attempt was in this run directory and its events.jsonl goes on where
             ``run.events_offset`` says; otherwise that offset becomes 0.
 
     Raises:
