@@ -19,7 +19,7 @@ import httpx
 
 from contracts.failures import FailureCode, PatinaError
 from contracts.run import FINISHED
-from patina.events import ENDED, Message, messages, says_the_end
+from patina.events import ENDED, Message, lines, messages, says_the_end
 from patina.problems import from_problem
 
 Json = dict[str, Any]
@@ -256,7 +256,7 @@ class Client:
                 _raise_problem(response)
             if response.status_code == httpx.codes.NO_CONTENT:
                 yield ENDED
-            yield from messages(response.iter_lines())
+            yield from messages(lines(response.iter_text()))
 
     def download(self, path: str, target: Path) -> int:
         """Write what lies at ``path`` to ``target``, all of it or nothing; its size in bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
@@ -17,6 +18,19 @@ class Message(NamedTuple):
 
 ENDED = Message(None, "ended", "")
 """Stands for an answer without content: what is followed has ended and everything it said was read before."""
+
+
+def lines(pieces: Iterable[str]) -> Iterator[str]:
+    """Lines of a stream that comes in pieces: CR, LF and both together end one, and nothing else.
+
+    The names and captions that events hold may have what ``str.splitlines`` takes for ends, too, such as U+2028.
+    """
+    ends = io.IncrementalNewlineDecoder(None, translate=True)
+    rest = ""
+    for piece in pieces:
+        *whole, rest = (rest + ends.decode(piece)).split("\n")
+        yield from whole
+    yield from (rest + ends.decode("", final=True)).split("\n")[:-1]  # a line without an end is none
 
 
 def messages(lines: Iterable[str]) -> Iterator[Message]:

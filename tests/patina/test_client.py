@@ -18,7 +18,8 @@ def _client(answer: Callable[[httpx.Request], httpx.Response], pauses: list[floa
 
 def _sse(*messages: tuple[int | None, str, dict[str, object]]) -> str:
     return "".join(
-        (f"id: {number}\r\n" if number else "") + f"event: {event}\r\ndata: {json.dumps(data)}\r\n\r\n"
+        (f"id: {number}\r\n" if number else "")
+        + f"event: {event}\r\ndata: {json.dumps(data, ensure_ascii=False)}\r\n\r\n"
         for number, event, data in messages
     )
 
@@ -116,6 +117,12 @@ class TestRunEvents:
         stream = _sse((1, "step", {"a": 1}), (None, "status", {"status": "succeeded"}))
         found = list(_client(lambda r: httpx.Response(200, text=stream)).run_events("run_1"))
         assert [(m.id, m.event) for m in found] == [("1", "step"), (None, "status")]
+
+    def test_what_other_programs_take_for_the_end_of_a_line_is_part_of_an_event(self) -> None:
+        said = {"file": "a\u2028b\u0085c.png"}
+        stream = _sse((1, "progress", said), (None, "status", {"status": "succeeded"}))
+        first, _ = _client(lambda r: httpx.Response(200, text=stream)).run_events("run_1")
+        assert json.loads(first.data) == said
 
     def test_a_stream_that_breaks_off_is_taken_up_after_the_last_event(self) -> None:
         asked: list[str | None] = []
