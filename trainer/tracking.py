@@ -28,6 +28,8 @@ from trainer.wandb_server import choose_mode, server_url
 
 INIT_S = 20.0
 FINISH_S = 30.0
+SLOW_BYTES_PER_S = 1e6
+"""Of a line over which weights are uploaded."""
 LEAVE_S = 15.0
 """That W&B's own process takes to end when its server is gone."""
 ID_FILE = "run-id"
@@ -89,16 +91,20 @@ class Tracking:
         return FINISH_S + LEAVE_S if self._online else 0.0
 
     def upload(self, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
-        """Give W&B the weights themselves, as the next version of the artifact named after them."""
+        """Give W&B the weights themselves, as the next version of the artifact named after them.
+
+        Waits for a server as long as a slow line takes: an upload that ``finish`` cut off would be lost.
+        """
         if self._run is None or not files:
             return
-
         with self._shielding("W&B did not take the weights; they are in the run directory"):
             artifact = wandb.Artifact(files[0].stem, type="model", metadata=dict(metadata))
             for file in files:
                 # Neither copied to the user's own cache nor to be changed while it is sent.
                 artifact.add_file(str(file), policy="immutable", skip_cache=True)
-            self._run.log_artifact(artifact)
+            logged = self._run.log_artifact(artifact)
+            if self._online:
+                logged.wait(timeout=FINISH_S + sum(file.stat().st_size for file in files) / SLOW_BYTES_PER_S)
 
     def finish(self, *, failed: bool) -> None:
         """Close the W&B run; waits at most FINISH_S and leaves the rest on disk for `wandb sync`."""

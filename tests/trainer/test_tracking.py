@@ -156,6 +156,8 @@ class TestOnline:
         assert rows[2]["preview/00"]["caption"] == "a red square"
         assert any("media/images" in path for path in stub.uploaded)
         assert [one["input"]["artifactCollectionName"] for one in stub.artifacts] == ["tiny"]
+        assert any("tiny.safetensors" in path for path in stub.uploaded)
+        assert [one["artifactID"] for one in stub.committed] == ["a"]
         (upsert, *_) = (one for one in stub.variables if one.get("groupName"))
         assert (upsert["groupName"], upsert["tags"]) == ("g", ["a"])
         assert SECRET not in str(stub.variables) + str(stub.history)

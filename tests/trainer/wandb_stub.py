@@ -20,6 +20,15 @@ RUN_FIELDS = {
     "historyLineCount": 0, "sweepName": None,
 }  # fmt: skip
 
+COMMITTED = {
+    "__typename": "Artifact", "id": "a", "versionIndex": 0, "artifactType": {"name": "model"}, "description": None,
+    "artifactSequence": {"__typename": "ArtifactSequence", "name": "tiny", "project": {
+        "id": "p", "internalId": "UHJvamVjdDox", "name": "patina", "entity": {"name": "me"}}},
+    "metadata": None, "ttlDurationSeconds": -2, "ttlIsInherited": True, "tags": [], "historyStep": None,
+    "state": "COMMITTED", "size": 100, "digest": "d", "commitHash": None, "fileCount": 1,
+    "createdAt": "2026-01-01T00:00:00", "updatedAt": None, "aliases": [],
+}  # fmt: skip
+
 
 class WandbStub:
     """Serves on loopback while the ``with`` block runs."""
@@ -32,6 +41,7 @@ class WandbStub:
         self.summary: dict[str, dict[str, Any]] = {}
         self.uploaded: list[str] = []
         self.artifacts: list[dict[str, Any]] = []
+        self.committed: list[dict[str, Any]] = []
         self.hangs = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -68,10 +78,26 @@ class WandbStub:
             self.artifacts.append(variables)
             return {"createArtifact": {"artifact": {"id": "a", "state": "PENDING", "artifactSequence": {
                 "id": "s", "latestArtifact": None}}}}  # fmt: skip
+        if "createArtifactManifest(" in query or "updateArtifactManifest(" in query:
+            what = "createArtifactManifest" if "createArtifactManifest(" in query else "updateArtifactManifest"
+            return {what: {"artifactManifest": {"id": "m", "file": self._upload("wandb_manifest.json")}}}
+        if "createArtifactFiles(" in query:
+            names = [one["name"] for one in variables["input"]["artifactFiles"]]
+            files = [self._upload(one) | {"name": one, "artifact": {"id": "a"}} for one in names]
+            return {"createArtifactFiles": {"files": {"edges": [{"node": one} for one in files]}}}
+        if "commitArtifact(" in query:
+            self.committed.append(variables)
+            return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
+        if name == "ArtifactByID":
+            return {"artifact": COMMITTED}
         if "viewer" in query:
             return {"viewer": {"id": "me", "entity": "me", "username": "me", "flags": "{}",
                                "teams": {"edges": []}}}  # fmt: skip
         return {}
+
+    def _upload(self, name: str) -> dict[str, Any]:
+        return {"id": name, "displayName": name, "storagePath": name, "uploadUrl": f"{self.url}/put/{name}",
+                "uploadHeaders": [], "uploadMultipartUrls": None}  # fmt: skip
 
     def _known(self, run_id: str) -> dict[str, Any] | None:
         rows = self.history.get(run_id)
