@@ -131,6 +131,8 @@ class Bench:
                 ready.append((lease, work, self._request(work)))
             except PatinaError as error:
                 self._fail(work.claim, error)
+            except Exception:  # noqa: BLE001 - each kind of store has errors of its own; told with a reference
+                self._fail_unknown(work.claim)
         if not ready:
             return
         try:

@@ -29,7 +29,7 @@ class WeightsFiles:
         self._checked: dict[str, Path] = {}
 
     def path(self, weights: ChosenWeights) -> Path:
-        """The file of registered weights.
+        """The file of registered weights. What a store raises that does not answer is passed on.
 
         Raises:
             PatinaError: WEIGHTS_UNREADABLE: it is gone, or is not the file that was registered.
@@ -44,7 +44,7 @@ class WeightsFiles:
                 found = _hash(path) if path.is_file() else self._blobs.fetch_to(weights.blob_key, path)
             else:
                 found = _hash(path)
-        except OSError:
+        except FileNotFoundError:
             raise self._refusal(weights, "is not in the store any more") from None
         if found != weights.sha256:
             raise self._refusal(weights, "is not the file that was registered")

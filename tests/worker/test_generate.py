@@ -187,6 +187,24 @@ class TestFailures:
         assert (failed.status, failed.failure_code) == ("failed", FailureCode.WEIGHTS_UNREADABLE)
         assert "style@1" in str(failed.failure_message)
 
+    def test_weights_that_cannot_be_reached_just_now_spoil_no_other(
+        self, station: Station, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Away(Exception):
+            """As botocore's EndpointConnectionError: no OSError."""
+
+        def away(*_: object) -> Path:
+            raise Away("secret address")
+
+        monkeypatch.setattr(WeightsFiles, "path", away)
+        bad, good = ask(station, weights=1.0), ask(station)
+        assert worker.work()
+        assert status(station, good) == "succeeded"
+        failed = view(station, bad).generation
+        assert (failed.status, failed.failure_code) == ("failed", FailureCode.INTERNAL)
+        assert failed.failure_reference
+        assert "secret" not in str(failed.failure_message) + str(failed.failure_hint)
+
     def test_an_unknown_error_shows_a_reference_and_spoils_no_other(
         self, station: Station, worker: Worker, monkeypatch: pytest.MonkeyPatch
     ) -> None:

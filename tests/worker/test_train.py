@@ -30,7 +30,7 @@ from contracts.removal import Choice
 from contracts.rundir import OUTCOME, Grace, RunDir, Stopped
 from tests.worker.conftest import OWNER
 from tests.worker.runs import add_base, freeze_pictures, job_of, queue_run, run_of, stand_in, weights_of
-from worker import launcher, train
+from worker import launcher, train, weights_files
 from worker.doorbell import Shift
 from worker.processes import marked
 from worker.run_leftovers import clear_removed
@@ -129,6 +129,21 @@ class TestInitFrom:
         assert train.work(station, Shift())
         assert run_of(station, second).status == "succeeded"
         assert launches[0].init_weights.read_bytes() == station.blobs.get_bytes(weights.blob_key)
+
+    def test_waits_while_their_store_is_away(
+        self, station: Station, play: Plays, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        play("complete()")
+        assert train.work(station, Shift())
+        run_id = play("complete()", queue_run(station, {"init_from": "tiny@1"}))
+        with monkeypatch.context() as patched:
+            patched.setattr(weights_files, "_hash", _raising(ConnectionError()))
+            patched.setattr(BlobStore, "put_bytes", _raising(ConnectionError()))
+            assert not train.work(station, Shift())
+        assert run_of(station, run_id).reason == "waiting_for_store"
+        hasten_run(station, run_id)
+        assert train.work(station, Shift())
+        assert run_of(station, run_id).status == "succeeded"
 
     def test_weights_that_are_gone_by_then_fail_the_run_by_name(self, station: Station) -> None:
         run_id = queue_run(station, {"init_from": "tiny@1"})
