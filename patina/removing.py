@@ -7,6 +7,7 @@ Knows nothing about which commands there are.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -44,12 +45,23 @@ def remove(client: Client, path: str, what: str, said: Said, headers: Mapping[st
 
     Raises:
         PatinaError: HAS_OFFSPRING: there is a choice to make, and nobody was to be asked.
-        InvalidInput: what was said cannot be chosen here.
+        InvalidInput: what was said cannot be chosen here, or nobody is there to be asked.
     """
     try:
         _remove(client, path, what, said, headers)
     except (HasOffspring, InvalidInput) as refused:
         raise _in_options(refused) from None
+
+
+def confirm(question: str) -> None:
+    """Go on only when a person says yes.
+
+    Raises:
+        InvalidInput: nobody is there to be asked.
+        typer.Abort: the answer is no.
+    """
+    if not _says_yes(question, "Add --yes."):
+        raise typer.Abort
 
 
 def _remove(client: Client, path: str, what: str, said: Said, headers: Mapping[str, str] | None) -> None:
@@ -69,17 +81,26 @@ def _remove(client: Client, path: str, what: str, said: Said, headers: Mapping[s
 def _asked(what: str, choices: Mapping[str, str], chosen: Mapping[str, str]) -> dict[str, str]:
     """The choice that was given and is meant, or the first that is wanted."""
     given = "&".join(f"{name}={value}" for name, value in chosen.items())
-    if not choices:
-        typer.confirm(f"Remove {what}?", abort=True, err=True)
+    if not choices or given:
+        meaning = f": {choices.get(given, given)}" if choices else ""
+        confirm(f"Remove {what}{meaning}?")
         return dict(chosen)
-    if given:
-        typer.confirm(f"Remove {what}: {choices.get(given, given)}?", abort=True, err=True)
-        return dict(chosen)
+    options = " or ".join(_options(query) for query in choices)
     for query, meaning in choices.items():
-        if typer.confirm(f"{_options(query)}: {meaning}. Do this?", err=True):
+        if _says_yes(f"{_options(query)}: {meaning}. Do this?", f"Add --yes, and {options}."):
             name, _, value = query.partition("=")
             return {name: value}
     raise typer.Abort
+
+
+def _says_yes(question: str, unasked: str) -> bool:
+    """Whether a person does; ``unasked`` tells how to do without one."""
+    notes.print(f"{question} [y/N]: ", end="", markup=False, emoji=False, highlight=False, soft_wrap=True)
+    answer = sys.stdin.readline() if sys.stdin else ""
+    if not answer:
+        notes.print()
+        raise InvalidInput([], f"Nobody is there to answer: {question}", unasked)
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _in_options(refused: HasOffspring | InvalidInput) -> PatinaError:

@@ -15,6 +15,7 @@ from patina.child import command
 from patina.client import Json
 from patina.connect import connect
 from patina.output import AsJson, facts, give, rows, short, size
+from patina.removing import confirm
 from patina.times import when
 
 Dialect = Literal["kohya", "diffusers", "peft"]
@@ -98,7 +99,7 @@ def rm(
         found = client.weights_version(name, version)
         what = f"{name}@{found['version']}"
         if not yes:
-            typer.confirm(f"Remove {what} ({size(found['bytes'])}, {_aliases(found)})?", abort=True, err=True)
+            confirm(f"Remove {what} ({size(found['bytes'])}, {_aliases(found)})?")
         client.request("DELETE", f"/api/v1/weights/{name}/{found['version']}")
     give({"removed": found}, as_json, lambda: facts([("removed", what)]))
 

@@ -90,6 +90,29 @@ def answer(capfd: pytest.CaptureFixture[str], *words: str) -> Any:
     return document if code == 0 else document["code"]
 
 
+class TestNobodyToAsk:
+    @pytest.mark.parametrize(
+        ("words", "hint"),
+        [
+            (["weights", "rm", "ours@1"], "Add --yes."),
+            (["runs", "rm", "last", "--keep-history"], "Add --yes."),
+            (["runs", "rm", "last"], "Add --yes, and --keep-history or --remove weights."),
+            (["datasets", "rm", "style"], "Add --yes, and --keep-history or --remove versions,runs,weights."),
+        ],
+    )
+    def test_is_refused_in_a_document_or_a_panel_that_says_what_to_add(
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], hint: str
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO(""))
+        code = main([*words, "--json"])
+        shown = capfd.readouterr().out
+        problem = json.loads(shown[shown.index("{\n") :])
+        assert (code, problem["code"], problem["hint"]) == (1, "invalid_input", hint)
+        assert main(words) == 1
+        assert hint in " ".join(capfd.readouterr().err.replace("│", " ").split())
+        assert len(answer(capfd, "weights", "ls")["items"]) == 1
+
+
 class TestRuns:
     def test_one_goes_as_was_chosen_and_its_weights_stay(self, capfd: pytest.CaptureFixture[str], run_id: str) -> None:
         assert answer(capfd, "runs", "rm", "last", "--yes") == "has_offspring"
