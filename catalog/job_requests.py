@@ -1,4 +1,4 @@
-"""What is asked of a subject's jobs by whoever does not do them: to add one, whether there is one, to hurry, to stop.
+"""What is asked of jobs by whoever does not do them: to add one, whether there is one, to hurry, to stop, to go on.
 
 Knows nothing about leases and fences (catalog/jobs.py).
 """
@@ -67,3 +67,28 @@ def request_cancel(session: Session, owner: str, kind: str, subject_id: str) -> 
         return JobState.CANCELLED
     working = update(Job).where(*mine, Job.state == JobState.LEASED).values(cancel_requested_at=db_now())
     return JobState.LEASED if returned(session, working.returning(Job.id)) else None
+
+
+def reopen(session: Session, owner: str, kind: str, subject_id: str) -> bool:
+    """Queue the subject's job again that has failed or was cancelled; False when there is none.
+
+    Its failures are forgotten and its fence goes on, so that whoever held it before still writes nothing.
+    """
+    ended = update(Job).where(
+        Job.owner == owner,
+        Job.kind == kind,
+        Job.subject_id == subject_id,
+        Job.state.in_([JobState.FAILED, JobState.CANCELLED]),
+    )
+    again = {
+        "state": JobState.QUEUED,
+        "failures": 0,
+        "cancel_requested_at": None,
+        "finished_at": None,
+        "not_before": None,
+        "rung_at": db_now(),
+    }
+    queues = returned(session, ended.values(again).returning(Job.queue))
+    for (queue,) in queues:
+        ring(session, queue)
+    return bool(queues)

@@ -141,8 +141,8 @@ class Client:
         """One run."""
         return self._get(f"/runs/{run_id}")
 
-    def ask_run(self, run_id: str, what: Literal["cancel", "save", "preview"]) -> Json:
-        """Ask a run for its end, a checkpoint or previews, at its next step."""
+    def ask_run(self, run_id: str, what: Literal["cancel", "resume", "save", "preview"]) -> Json:
+        """Ask a run for its end, a checkpoint or previews, at its next step; or one that failed to go on."""
         return self._post(f"/runs/{run_id}/{what}")
 
     def run_previews(self, run_id: str) -> list[Json]:

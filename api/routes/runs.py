@@ -105,6 +105,18 @@ def cancel_run(run: str, here: Here, owner: Owner) -> RunDetail:
 
 
 @router.post(
+    "/{run}/resume",
+    summary="Resume a run that failed or was cancelled",
+    status_code=202,
+    responses=problems(FailureCode.NOT_FOUND, FailureCode.CONFLICT),
+)
+def resume_run(run: str, here: Here, owner: Owner) -> RunDetail:
+    """From its newest checkpoint, with the settings it has; from the beginning where there is none."""
+    with here.database.session() as session:
+        return run_detail(service.resume(session, owner, run))
+
+
+@router.post(
     "/{run}/save",
     summary="Save a checkpoint now",
     status_code=202,

@@ -65,16 +65,19 @@ def choose(session: Session, owner: str, request: RunRequest) -> tuple[list[Fed]
     return fed, problems
 
 
-def hold(session: Session, owner: str, fed: Sequence[Fed]) -> None:
-    """Keep the versions from being withdrawn or removed until the transaction ends.
+def hold(session: Session, owner: str, versions: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep versions from being withdrawn or removed until the transaction ends.
+
+    Args:
+        versions: how a run describes each, by its id.
 
     Raises:
-        PatinaError: CONFLICT: one of them has just been.
+        PatinaError: CONFLICT: one of them has been.
     """
-    there = repository.hold_versions(session, owner, [one.version.id for one in fed])
-    for one in fed:
-        if one.version.id not in there:
-            message = f"Version {one.version.number} of '{one.dataset_name}' has just been removed."
+    there = repository.hold_versions(session, owner, list(versions))
+    for version_id, one in versions.items():
+        if version_id not in there:
+            message = f"Version {one['version']} of '{one['name']}' has been removed."
             raise PatinaError(FailureCode.CONFLICT, message)
 
 

@@ -1,4 +1,4 @@
-"""Runs as their owners use them: plan, create, watch, cancel. Knows nothing about HTTP or processes.
+"""Runs as their owners use them: plan, create, watch, cancel, resume. Knows nothing about HTTP or processes.
 
 What the worker reports is catalog/runs/progress.py. Everything a run needs is resolved when it is created, and
 every problem is reported at once, before anything is queued.
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from catalog import jobs
 from catalog.db import new_id
-from catalog.job_requests import request_cancel
+from catalog.job_requests import reopen, request_cancel
 from catalog.paging import DEFAULT_LIMIT, Page, page
 from catalog.runs import feeding, repository
 from catalog.runs.models import Run, RunEvent, RunPreview, RunVersion
@@ -78,7 +78,7 @@ def create(
     config, fed = prepared.config, prepared.fed
     if memory_bytes is not None and prepared.plan.fitting is not None:
         raise does_not_fit(prepared.plan.memory_total, memory_bytes, prepared.plan.fitting)
-    feeding.hold(session, owner, fed)
+    feeding.hold(session, owner, {one.version.id: one.described for one in fed})
     run = Run(
         id=new_id("run"),
         owner=owner,
@@ -149,6 +149,29 @@ def cancel(session: Session, owner: str, run_id: str) -> Run:
         switch_status(session, run, RunStatus.CANCELLED, RunReason.CANCELLED)
     elif left == jobs.JobState.LEASED:
         switch_status(session, run, RunStatus(run.status), RunReason.CANCELLING)
+    return run
+
+
+def resume(session: Session, owner: str, run_id: str) -> Run:
+    """Queue a run again that failed or was cancelled: it goes on from the newest checkpoint where it was trained.
+
+    Raises:
+        PatinaError: NOT_FOUND, or CONFLICT when it did not end so, or what feeds it has been removed.
+    """
+    run = read(session, owner, run_id)
+    if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
+        hint = "Only a run that failed or was cancelled can go on."
+        if run.status == RunStatus.SUCCEEDED:
+            hint = "To train on, create a run that starts from its weights: init_from=NAME@VERSION."
+        raise PatinaError(FailureCode.CONFLICT, f"The run is {run.status}; there is nothing to resume.", hint)
+    described = {one["digest"]: one for one in run.datasets}
+    versions = repository.versions(session, owner, run.id)
+    feeding.hold(session, owner, {version_id: described[digest] for version_id, digest in versions})
+    if not reopen(session, owner, jobs.Kind.TRAIN, run.id):
+        raise PatinaError(FailureCode.CONFLICT, "The run is still being ended.", "Try again in a moment.")
+    run.failure_code = run.failure_message = run.failure_hint = run.failure_reference = None
+    run.save_asked = run.preview_asked = False
+    switch_status(session, run, RunStatus.QUEUED, RunReason.WAITING)
     return run
 
 

@@ -16,10 +16,10 @@ ALLOWED: dict[RunStatus, frozenset[RunStatus]] = {
     RunStatus.TRAINING: frozenset({RunStatus.QUEUED, RunStatus.PUBLISHING, *_ENDS}),
     RunStatus.PUBLISHING: frozenset({RunStatus.QUEUED, RunStatus.SUCCEEDED, *_ENDS}),
     RunStatus.SUCCEEDED: frozenset(),
-    RunStatus.FAILED: frozenset(),
-    RunStatus.CANCELLED: frozenset(),
+    RunStatus.FAILED: frozenset({RunStatus.QUEUED}),
+    RunStatus.CANCELLED: frozenset({RunStatus.QUEUED}),
 }
-"""Back to queued: the worker was lost or stopped and another attempt follows."""
+"""Back to queued: the worker was lost or stopped, or the owner resumes the run, and another attempt follows."""
 
 
 def switch_status(session: Session, run: Run, status: RunStatus, reason: RunReason) -> None:
@@ -34,7 +34,9 @@ def switch_status(session: Session, run: Run, status: RunStatus, reason: RunReas
     run.status, run.reason = status, reason
     if status == RunStatus.PREPARING and run.started_at is None:
         run.started_at = db_now()
-    if status in FINISHED and run.finished_at is None:
+    if status not in FINISHED:
+        run.finished_at = None
+    elif run.finished_at is None:
         run.finished_at = db_now()
     session.flush()
     session.refresh(run, ["started_at", "finished_at"])

@@ -1,4 +1,4 @@
-"""`patina runs`: create, list, watch, cancel, save, preview, remove."""
+"""`patina runs`: create, list, watch, cancel, resume, save, preview, remove."""
 
 from __future__ import annotations
 
@@ -98,10 +98,25 @@ def watch(run: Which, as_json: AsJson = False) -> None:
 
 @app.command("cancel")
 def cancel(run: Which, as_json: AsJson = False) -> None:
-    """Ask a run to stop; what it has learned so far is not registered."""
+    """Ask a run to stop; what it has learned so far is not registered, but it can be resumed."""
     with connect() as client:
         found = client.ask_run(_id(client, run), "cancel")
     give(found, as_json, lambda: _run(found))
+
+
+@app.command("resume")
+def resume(
+    run: Which,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Watch it until it has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have a run that failed or was cancelled go on from its last checkpoint."""
+    with connect() as client:
+        found = client.ask_run(_id(client, run), "resume")
+        if watch_it:
+            found = _followed(client, found["id"], quiet=as_json)
+    give(found, as_json, lambda: _run(found))
+    _fail_with_the_run(found)
 
 
 @app.command("save")
@@ -182,6 +197,7 @@ def _run(run: Json) -> RenderableType:
         ("status", run["status"]),
         ("why", failure["message"] if failure else run["explanation"]),
         ("what to do", failure["hint"] if failure else None),
+        ("to go on", f"patina runs resume {run['id']}" if run["status"] in ("failed", "cancelled") else None),
         ("step", _steps(run)),
         ("dataset", _fed(run)),
         ("base", run["base"]["name"]),

@@ -149,7 +149,8 @@ class TestOwners:
         assert client.get("/api/v1/runs", headers=other).json()["items"] == []
         for part in ("", "/events", "/metrics", "/previews", "/log"):
             assert client.get(f"/api/v1/runs/{run}{part}", headers=other).status_code == 404
-        assert client.post(f"/api/v1/runs/{run}/cancel", headers=other).status_code == 404
+        for what in ("cancel", "resume"):
+            assert client.post(f"/api/v1/runs/{run}/{what}", headers=other).status_code == 404
         assert client.get(f"/api/v1/runs/{run}").json()["status"] == "queued"
 
     def test_another_owners_dataset_cannot_be_trained_on(
@@ -169,6 +170,16 @@ class TestCancel:
         make.publish(make.begin())
         answer = client.post(f"/api/v1/runs/{run}/cancel")
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+
+
+class TestResume:
+    def test_a_run_that_was_cancelled_is_queued_again_and_one_that_waits_is_not(
+        self, client: TestClient, run: str
+    ) -> None:
+        assert client.post(f"/api/v1/runs/{run}/resume").json()["code"] == "conflict"
+        client.post(f"/api/v1/runs/{run}/cancel")
+        answer = client.post(f"/api/v1/runs/{run}/resume")
+        assert (answer.status_code, answer.json()["status"]) == (202, "queued")
 
 
 class TestAsking:

@@ -168,7 +168,9 @@ class TestTheWholeWay:
 
 class TestCancel:
     @pytest.mark.slow
-    def test_a_run_that_was_cancelled_registers_nothing(self, machine: Machine, run: dict[str, Any]) -> None:
+    def test_a_run_that_was_cancelled_registers_nothing_and_can_be_resumed(
+        self, machine: Machine, run: dict[str, Any]
+    ) -> None:
         code, started = machine.ask(*_create("squares", *SHORT, *QUICK, "steps=100000", "output_name=never"))
         assert code == 0, started
         assert started["status"] == "queued"
@@ -179,6 +181,13 @@ class TestCancel:
         _, ended = machine.ask("runs", "watch", started["id"])
         assert (ended["status"], ended["reason"]) == ("cancelled", "cancelled")
         assert machine.ask("weights", "ls", "never")[1]["code"] == "not_found"
+        _, resumed = machine.ask("runs", "resume", started["id"])
+        assert resumed["status"] == "queued"
+        with Client(machine.said["url"]) as client:
+            said = client.run_events(started["id"])
+            assert any(one.event == "started" and json.loads(one.data)["first_step"] == ended["step"] for one in said)
+        assert machine.run("runs", "cancel", started["id"])[0] == 0
+        assert machine.ask("runs", "watch", started["id"])[1]["step"] >= ended["step"] > 0
 
 
 class TestBadInput:

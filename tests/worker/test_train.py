@@ -348,6 +348,27 @@ class TestDrain:
             said = [(event.type, event.step) for event in runs.events(session, OWNER, run_id)]
         assert said == [("started", 0), ("step", 1), ("started", 0), ("step", 2)]
 
+    def test_a_run_that_failed_goes_on_there_when_it_is_resumed(self, station: Station, play: Plays) -> None:
+        run_id = play(
+            """
+            (run / "checkpoints" / "of-it").touch()
+            started(); step(1)
+            end(state="failed", step=1, code="nan_loss", message="It is nan.", hint="", retryable=False)
+            """
+        )
+        assert train.work(station, Shift())
+        assert run_of(station, run_id).status == "failed"
+        assert not train.work(station, Shift())
+        with station.database.session() as session:
+            runs.resume(session, OWNER, run_id)
+        play("assert (run / 'checkpoints' / 'of-it').exists(); started(1); step(2); complete()", run_id)
+        assert train.work(station, Shift())
+        run = run_of(station, run_id)
+        assert (run.status, run.attempt, run.failure_code) == ("succeeded", 2, None)
+        with station.database.reading() as session:
+            said = [(event.type, event.step) for event in runs.events(session, OWNER, run_id)]
+        assert said == [("started", 0), ("step", 1), ("started", 0), ("step", 2)]
+
     def test_an_attempt_elsewhere_and_back_loses_nothing_of_what_is_said(
         self, station: Station, elsewhere: Station, play: Plays
     ) -> None:

@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 
+from catalog import jobs
 from catalog.bases import service as bases
 from catalog.datasets import service as datasets
 from catalog.db import Database
 from catalog.jobs import Kind, Queue
+from catalog.removing import remove_image
 from catalog.runs import progress
 from catalog.runs import service as runs
 from contracts.events import HeldOut, StepDone
 from contracts.failures import FailureCode, InvalidInput, PatinaError
+from contracts.removal import Choice
 from contracts.run import RunReason, RunRequest, RunStatus
+from contracts.rundir import Failed
 
 
 def _request(dataset: str, **changes: Any) -> RunRequest:
@@ -245,12 +249,85 @@ class TestCancel:
         assert caught.value.code == FailureCode.CONFLICT
 
 
+class TestResume:
+    FAILURE = Failed(step=3, code=FailureCode.DISK_FULL, message="It is full.", hint="Make room.", retryable=False)
+
+    @pytest.fixture
+    def failed(self, database: Database, make: Any) -> tuple[runs.Run, jobs.Claim]:
+        run, claim = make.training()
+        with database.session() as session:
+            progress.fail(session, claim, self.FAILURE)
+        return run, claim
+
+    def test_queues_a_failed_run_again_as_if_nothing_had_been(
+        self, database: Database, failed: tuple[runs.Run, jobs.Claim], make: Any, owner: str, rung: list[str]
+    ) -> None:
+        run, before = failed
+        rung.clear()
+        with database.session() as session:
+            seen = runs.resume(session, owner, run.id)
+        assert (seen.status, seen.reason) == (RunStatus.QUEUED, RunReason.WAITING)
+        assert (seen.failure_code, seen.failure_message, seen.finished_at) == (None, None, None)
+        assert rung == ["train"]
+        claim = make.claim(Queue.TRAIN)
+        assert (claim.subject_id, claim.attempt) == (run.id, before.attempt + 1)
+        assert claim.fence > before.fence
+        with database.session() as session:
+            assert (
+                progress.fail(session, claim, self.FAILURE.model_copy(update={"retryable": True})) == RunStatus.QUEUED
+            )
+
+    def test_lets_nothing_be_written_by_who_held_it_before(
+        self, database: Database, failed: tuple[runs.Run, jobs.Claim], owner: str
+    ) -> None:
+        run, before = failed
+        with database.session() as session:
+            runs.resume(session, owner, run.id)
+        with database.session() as session, pytest.raises(jobs.LeaseLost):
+            progress.record_events(session, before, [], 1)
+
+    def test_of_a_cancelled_run_is_not_cancelled_again(self, database: Database, make: Any, owner: str) -> None:
+        run = make.run()
+        with database.session() as session:
+            runs.cancel(session, owner, run.id)
+            runs.resume(session, owner, run.id)
+        claim = make.claim(Queue.TRAIN)
+        with database.session() as session:
+            heartbeat = jobs.heartbeat(session, claim.job_id, claim.fence, 60)
+        assert heartbeat is not None
+        assert not heartbeat.cancel_requested
+
+    def test_of_a_run_that_goes_on_or_has_succeeded_is_refused(
+        self, database: Database, make: Any, owner: str, completed: Any
+    ) -> None:
+        run, claim = make.training()
+        with database.session() as session, pytest.raises(PatinaError, match="The run is preparing") as caught:
+            runs.resume(session, owner, run.id)
+        assert caught.value.code == FailureCode.CONFLICT
+        with database.session() as session:
+            progress.complete(session, claim, completed())
+        with database.session() as session, pytest.raises(PatinaError) as caught:
+            runs.resume(session, owner, run.id)
+        assert "init_from" in caught.value.hint
+
+    def test_of_a_run_whose_pictures_were_removed_is_refused(
+        self, database: Database, failed: tuple[runs.Run, jobs.Claim], owner: str
+    ) -> None:
+        run, _ = failed
+        with database.session() as session:
+            (entry, *_) = datasets.version_contents(session, owner, run.version_id)
+            remove_image(session, owner, run.dataset_id, entry.row.image, Choice.REMOVE_VERSIONS)
+        with database.session() as session, pytest.raises(PatinaError, match=r"Version 1 of '.*' has been removed"):
+            runs.resume(session, owner, run.id)
+
+
 class TestAnotherOwner:
     def test_sees_and_stops_nothing(self, database: Database, make: Any, owner: str) -> None:
         run = make.run()
         attempts: list[Callable[[Any], object]] = [
             lambda session: runs.read(session, "bob", run.id),
             lambda session: runs.cancel(session, "bob", run.id),
+            lambda session: runs.resume(session, "bob", run.id),
             lambda session: runs.events(session, "bob", run.id),
             lambda session: runs.metrics(session, "bob", run.id),
             lambda session: runs.previews(session, "bob", run.id),
