@@ -20,6 +20,9 @@ KOHYA_METADATA_EXTENSION = ".json"
 TABLE_EXTENSION = ".parquet"
 ARCHIVE_EXTENSION = ".zip"
 MASK_SUFFIX = "_mask"
+TOO_MANY_CELLS = "the row has more cells than the header: a text with commas needs quotes around it"
+"""Of CSV, and refused: what is beyond the last column may belong to any of them, and joining it would be a guess."""
+
 FILE_NAME_COLUMN = "file_name"
 TEXT_COLUMNS = ("text", "caption", "prompt", "description", "captions", "txt", "sentence", "title", "tags")
 """Names of the column that holds captions, likeliest first."""

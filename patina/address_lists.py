@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.failures import FieldError, InvalidInput
-from contracts.layouts import TEXT_COLUMNS
+from contracts.layouts import TEXT_COLUMNS, TOO_MANY_CELLS
 from contracts.urls import why_not_fetched
 from patina.client import Client, Json
 
@@ -84,7 +84,7 @@ def _csv(text: str) -> Iterator[tuple[int, Json | str]]:
             return
         if row is None:
             return
-        yield lines.line_num, _wanted(row)
+        yield lines.line_num, TOO_MANY_CELLS if any(row.pop(None, ())) else _wanted(row)
 
 
 def _jsonl(text: str) -> Iterator[tuple[int, Json | str]]:

@@ -17,7 +17,7 @@ from catalog.datasets.captions import tidy_name
 from catalog.datasets.ingest import MetadataLine
 from contracts.captions import MAX_CAPTION_CHARACTERS
 from contracts.dataset import Split
-from contracts.layouts import FILE_NAME_COLUMN, SPLIT_COLUMN, TEXT_COLUMNS, split_named, text_column
+from contracts.layouts import FILE_NAME_COLUMN, SPLIT_COLUMN, TEXT_COLUMNS, TOO_MANY_CELLS, split_named, text_column
 from worker.captions import decoded_text
 
 MAX_METADATA_BYTES = 64 * 1024**2
@@ -122,7 +122,7 @@ def _json_rows(text: str) -> Iterator[Row]:
 
 def _csv_rows(text: str) -> Iterator[Row]:
     lines = _Lines(text)
-    reader = csv.DictReader(lines, restkey="")
+    reader = csv.DictReader(lines)
     number = 1
     while True:
         number += 1
@@ -134,6 +134,9 @@ def _csv_rows(text: str) -> Iterator[Row]:
             continue
         if values is None:
             return
+        if any(values.pop(None, ())):  # cells that only end the row are spreadsheets' own
+            yield Row(number, {}, TOO_MANY_CELLS)
+            continue
         yield Row(number, {key: value for key, value in values.items() if key and value is not None})
 
 

@@ -55,6 +55,7 @@ class TestRead:
                 [f"/line/{n}" for n in (2, 3, 4, 5)],
             ),
             ("list.csv", "address\nhttps://example.com/a\n", ["/line/1"]),
+            ("commas.csv", f"url,caption\n{CAT},a cat, black\n{DOG},a dog,,\n", ["/line/2"]),
             ("short.csv", f"caption,url\nwords,{CAT}\nwords\n", ["/line/3"]),
             ("empty.txt", "# nothing\n", []),
             ("latin.txt", b"https://example.com/\xe9", []),

@@ -88,6 +88,11 @@ class TestCsv:
         found = lines(b"file_name,text\na.png\nb.png,a dog\n", "metadata.csv")
         assert [(line.text, line.reason) for line in found] == [(None, 'the line has no "text"'), ("a dog", None)]
 
+    def test_a_caption_with_commas_and_no_quotes_is_told_and_not_cut(self) -> None:
+        found = lines(b"file_name,text\na.png,1girl, solo, long hair\nb.png,a dog,,\n", "metadata.csv")
+        assert [(line.number, line.text) for line in found] == [(2, None), (3, "a dog")]
+        assert "more cells than the header" in str(found[0].reason)
+
     def test_a_field_without_end_is_told(self) -> None:
         found = lines(b'file_name,text\na.png,ok\nb.png,"' + b"x" * 200_000, "metadata.csv")
         assert found[0].text == "ok"
