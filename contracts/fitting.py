@@ -51,7 +51,9 @@ def fits(taken_bytes: int, memory_bytes: int) -> bool:
 
 
 def fit(config: TrainConfig, memory_bytes: int, taken: Callable[[TrainConfig], int], side_px: int) -> Fitting:
-    """Climb the ladder until the run fits, then take back every rung that was not needed.
+    """Climb the ladder until the run fits, then take back every rung that was not needed, the harshest first.
+
+    A setting's later rung takes the place of its earlier ones, so that without it the setting is as these say.
 
     Args:
         taken: bytes that the tensors of a config's run take.
@@ -62,15 +64,16 @@ def fit(config: TrainConfig, memory_bytes: int, taken: Callable[[TrainConfig], i
     for overrides, why in _ladder(config, side_px):
         if fits(reached, memory_bytes):
             break
+        # One that changes nothing yet may once another part is no longer the peak.
         with_it = taken(_changed(config, [*rungs, (overrides, why)]))
-        if with_it < reached:
+        if with_it <= reached:
             rungs.append((overrides, why))
             reached = with_it
-    if fits(reached, memory_bytes):
-        for rung in list(rungs):
-            without = [other for other in rungs if other is not rung]
-            if fits(taken(_changed(config, without)), memory_bytes):
-                rungs = without
+    enough = max(reached, memory_bytes - ALLOWANCE_BYTES)
+    for rung in reversed(list(rungs)):
+        without = [other for other in rungs if other is not rung]
+        if taken(_changed(config, without)) <= enough:
+            rungs = without
     changes = [
         Change(overrides=overrides, why=why, memory_total=taken(_changed(config, rungs[: number + 1])))
         for number, (overrides, why) in enumerate(rungs)

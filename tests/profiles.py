@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from contracts.base import AUTOCAST, FULL, WAYS, BaseProfile, StepFootprints, TargetSet
+from contracts.base import AUTOCAST, FULL, WAYS, BaseDescription, BaseProfile, Family, StepFootprints, TargetSet
 from contracts.footprint import Footprint, Moment
 from contracts.lora import TEXT_ENCODERS
 
@@ -41,6 +41,20 @@ def small_profile(unet_parameters: int = 1_000_000) -> BaseProfile:
         sampling=footprint(50_000),
         vae_encoding=footprint(20_000),
         vae_decoding=footprint(30_000),
+    )
+
+
+def small_base() -> BaseDescription:
+    """A base of that profile, at SDXL's own size."""
+    return BaseDescription(
+        family=Family.SDXL,
+        identity="a" * 64,
+        vae_identity="b" * 64,
+        native_px=1024,
+        prediction_type="epsilon",
+        latent_channels=4,
+        vae_factor=8,
+        profile=small_profile(),
     )
 
 
