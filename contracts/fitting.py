@@ -11,7 +11,7 @@ from typing import Any
 from contracts.config import Frozen
 from contracts.failures import FailureCode, PatinaError
 from contracts.sizes import GIB, size
-from contracts.train import TrainConfig, parse_config
+from contracts.train import MOST_ACCUMULATED, TrainConfig, parse_config
 
 ALLOWANCE_BYTES = GIB
 """Left to what is not a tensor: a driver's context, kernels' work space, gaps between tensors. A guess, unproven."""
@@ -113,6 +113,8 @@ def _ladder(config: TrainConfig, side_px: int) -> Iterator[tuple[dict[str, Any],
     while batch > 1 and batch % 2 == 0:
         batch, accumulation = batch // 2, accumulation * 2
         if config.full.adds_gradients:
+            if accumulation > MOST_ACCUMULATED:
+                break
             changes = {"batch_size": batch, "gradient_accumulation_steps": accumulation}
             yield changes, "the same result in more, smaller passes"
         else:

@@ -22,6 +22,8 @@ from contracts.optimizers import OptimizerSettings
 from contracts.precision import FullSettings, Precision, Quantization, contradictions
 from contracts.written import with_overrides
 
+MOST_ACCUMULATED = 1024
+"""Forward passes in one optimiser step."""
 WEIGHTS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 
 
@@ -155,7 +157,7 @@ class TrainConfig(Frozen):
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 4
     """Pictures in one forward pass on one device."""
 
-    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = 1
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=MOST_ACCUMULATED)] = 1
     """Forward passes whose gradients make one optimiser step."""
 
     precision: Precision = "bf16"

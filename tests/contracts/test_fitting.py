@@ -74,6 +74,13 @@ class TestFit:
         assert found.fits
         assert found.overrides == {"batch_size": 2}
 
+    def test_accumulates_no_more_than_a_run_may(self) -> None:
+        given = config(gradient_accumulation_steps=512)
+        found = to_fit(given, ALLOWANCE_BYTES + 500_000)
+        assert not found.fits
+        assert found.overrides["gradient_accumulation_steps"] == 1024
+        assert "batch_size=2 gradient_accumulation_steps=1024" in does_not_fit(10**7, 10**6, found).hint
+
     def test_packs_the_frozen_weights_before_it_makes_adapters_smaller(self) -> None:
         given = config(gradient_checkpointing=True, batch_size=1, **{"held_out.timesteps": 1})
         # Half of the weights are packed: of two bytes each, one is saved or one and a half, less what is dense.
