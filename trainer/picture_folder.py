@@ -153,7 +153,11 @@ def _picture(
 def _text(file: Path, folder: Path, problems: list[str]) -> str:
     """A text file without the mark some editors put first; one that is not UTF-8 is a problem, not a guess."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
+        text = None
+    # UTF-16 that does not say so is valid UTF-8, with a zero beside every letter.
+    if text is None or "\0" in text:
         problems.append(f"{file.relative_to(folder).as_posix()} is not UTF-8 text")
         return ""
+    return text

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ TOLD = frozenset({FILE_NAME_COLUMN, SPLIT_COLUMN, "concept", "repeats"})
 """Columns that say something beside the caption."""
 SPLITS_TAKEN = f"splits from '{SPLIT_COLUMN}'"
 NOT_TEXT = "it is neither UTF-8 nor UTF-16 text"
+LINE_NOT_TEXT = "the line is neither UTF-8 nor UTF-16 text; save the file as UTF-8"
+NO_TEXT = re.compile("[\0\udc80-\udcff]")
+"""Zeros, and what ``surrogateescape`` makes of bytes that are no UTF-8."""
 
 
 class Row(NamedTuple):
@@ -62,7 +66,7 @@ def read_metadata(filename: str, data: bytes) -> Metadata:
     text = decoded_text(data)
     if text is None:
         # One broken byte costs its line alone.
-        text = data.decode("utf-8-sig", errors="replace")
+        text = data.decode("utf-8-sig", errors="surrogateescape")
     return lines_of(_csv_rows(text) if extension == ".csv" else _json_rows(text))
 
 
@@ -110,6 +114,9 @@ def _json_rows(text: str) -> Iterator[Row]:
         if len(line) > MAX_LINE_CHARACTERS:
             yield Row(number, {}, f"the line is longer than {MAX_LINE_CHARACTERS // 1024**2} MB")
             continue
+        if NO_TEXT.search(line):
+            yield Row(number, {}, LINE_NOT_TEXT)
+            continue
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
@@ -134,6 +141,9 @@ def _csv_rows(text: str) -> Iterator[Row]:
             continue
         if values is None:
             return
+        if any(value and NO_TEXT.search(value) for key, value in values.items() if key is not None):
+            yield Row(number, {}, LINE_NOT_TEXT)
+            continue
         if any(values.pop(None, ())):  # cells that only end the row are spreadsheets' own
             yield Row(number, {}, TOO_MANY_CELLS)
             continue

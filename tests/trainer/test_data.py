@@ -225,9 +225,12 @@ class TestReadDataset:
         assert caught.value.code == "empty_dataset"
         assert "metadata.jsonl" in caught.value.hint
 
-    def test_a_caption_that_is_no_text_is_a_problem_not_a_guess(self, tmp_path: Path, memory: IdentityMemory) -> None:
+    @pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le"])
+    def test_a_caption_that_is_no_text_is_a_problem_not_a_guess(
+        self, tmp_path: Path, memory: IdentityMemory, encoding: str
+    ) -> None:
         (tmp_path / "a.png").write_bytes(picture((0, 0, 0)))
-        (tmp_path / "a.txt").write_bytes("Ähre".encode("latin-1"))
+        (tmp_path / "a.txt").write_bytes("Ähre".encode(encoding))
         with pytest.raises(PatinaError, match=r"a\.txt is not UTF-8 text"):
             read_dataset(tmp_path, memory)
 

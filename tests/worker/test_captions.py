@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 
+import pytest
+
 from worker.captions import decoded_text
 
 
@@ -18,3 +20,7 @@ class TestDecodedText:
     def test_what_is_not_text_is_none(self) -> None:
         assert decoded_text(b"\xff\xfe\x00") is None
         assert decoded_text(b"caf\xe9") is None
+
+    @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+    def test_wide_text_that_does_not_say_so_is_none_and_not_letters_apart(self, encoding: str) -> None:
+        assert decoded_text("a red car".encode(encoding)) is None

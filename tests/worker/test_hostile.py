@@ -94,7 +94,7 @@ class TestTheGoodOnes:
         assert told == {
             "jpeg.png": "sixteen",
             "cmyk.jpg": "marked",
-            "deep.png": "nul and [31m bell",
+            "deep.png": "start and [31m bell",
             "polyglot.jpg": "found",
         }
 

@@ -10,6 +10,8 @@ import pytest
 from catalog.datasets.ingest import MetadataLine
 from worker.metadata import Unusable, read_metadata
 
+NOT_TEXT = "the line is neither UTF-8 nor UTF-16 text; save the file as UTF-8"
+
 
 def lines(data: bytes, name: str = "metadata.jsonl") -> list[MetadataLine]:
     return read_metadata(name, data).lines
@@ -71,6 +73,13 @@ class TestJsonLines:
         finally:
             tracemalloc.stop()
 
+    @pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le"])
+    def test_a_line_that_is_no_text_is_told_and_costs_no_other(self, encoding: str) -> None:
+        found = lines(
+            '{"file_name": "a.png", "text": "café"}'.encode(encoding) + b'\n{"file_name": "b.png", "text": "\xc3\xa9"}'
+        )
+        assert [(line.text, line.reason) for line in found] == [(None, NOT_TEXT), ("é", None)]
+
     def test_a_file_without_lines_is_unusable(self) -> None:
         with pytest.raises(Unusable, match="no lines"):
             lines(b"\n \n")
@@ -102,6 +111,14 @@ class TestCsv:
         found = lines(b"file_name,text\na.png,ok\n" + b"x," * 600_000 + b"\nb.png,fine\n", "metadata.csv")
         assert [line.text for line in found] == ["ok", None, "fine"]
         assert "longer than 1 MB" in str(found[1].reason)
+
+    def test_a_row_as_spreadsheets_save_it_for_windows_is_told_and_not_trained_on_mangled(self) -> None:
+        found = lines("file_name,text,größe\na.png,café “nice”,1\nb.png,a dog,2\n".encode("cp1252"), "metadata.csv")
+        assert [(line.number, line.text, line.reason) for line in found] == [(2, None, NOT_TEXT), (3, "a dog", None)]
+
+    def test_wide_text_that_does_not_say_so_is_told(self) -> None:
+        found = lines("file_name,text\na.png,a cat\n".encode("utf-16-le"), "metadata.csv")
+        assert {line.reason for line in found} == {NOT_TEXT}
 
     def test_utf_16_as_spreadsheets_save_it(self) -> None:
         assert lines("file_name,text\na.png,a cat\n".encode("utf-16"), "metadata.csv")[0].text == "a cat"
