@@ -63,6 +63,7 @@ class AdapterCache:
 
         Raises:
             PatinaError: WEIGHTS_UNREADABLE or BASE_MISMATCH; what is held stays as it was.
+            torch.OutOfMemoryError: nothing of this one is held then.
         """
         if key in self._held:
             self._held.move_to_end(key)
@@ -77,8 +78,13 @@ class AdapterCache:
                 for bank in self._banks:
                     bank.remove(other)
                 del self._held[other]
-        for bank in self._banks:
-            components = tuple(f"{component}." for component in bank.components)
-            own = {name: tensor for name, tensor in adapter.state.items() if name.startswith(components)}
-            bank.add(key, own, alpha=adapter.alphas)
+        try:
+            for bank in self._banks:
+                components = tuple(f"{component}." for component in bank.components)
+                own = {name: tensor for name, tensor in adapter.state.items() if name.startswith(components)}
+                bank.add(key, own, alpha=adapter.alphas)
+        except BaseException:
+            for bank in self._banks:
+                bank.remove(key)
+            raise
         self._held[key] = _Held(size, adapter.header)

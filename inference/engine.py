@@ -20,7 +20,7 @@ from contracts.failures import FailureCode, PatinaError
 from inference.adapters import AdapterCache
 from inference.batching import Item, Shape, group
 from inference.variants import Variants
-from sdxl.base import load_base
+from sdxl.base import load_base, require_identity
 from sdxl.conditioning import Conditioning, encode_prompts, join, unconditional
 from sdxl.formats import read_header
 from sdxl.lora import serve, serve_texts
@@ -69,8 +69,13 @@ class Engine:
         device: "cpu", "cuda", "cuda:1"...
         dtype: of the UNet and text encoders; None is bf16 on a GPU and fp32 on a CPU.
         adapter_cache_bytes: how much adapters may take on the device.
-        base_identity: weights files that name another are refused; None leaves it unchecked.
+        base_identity: the base's files must be of it, and weights files that name another are refused; None leaves it
+            unchecked.
+        identity_cache: where the identity of files seen before is kept.
         max_pictures: the largest batch.
+
+    Raises:
+        PatinaError: BASE_UNREADABLE, or BASE_MISMATCH naming both identities.
     """
 
     def __init__(
@@ -81,8 +86,11 @@ class Engine:
         dtype: torch.dtype | None = None,
         adapter_cache_bytes: int = 2 * 2**30,
         base_identity: str | None = None,
+        identity_cache: Path | None = None,
         max_pictures: int = 8,
     ) -> None:
+        if base_identity is not None:
+            require_identity(base_path, base_identity, cache_dir=identity_cache)
         chosen = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
         self.base = load_base(base_path, dtype=chosen, device=device)
         self._variants = Variants(self.base, base_identity=base_identity)
@@ -173,6 +181,13 @@ class Engine:
                     self.adapters.hold(use.key, use.path, needed=needed)
             except PatinaError as error:
                 failures[index] = error
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                failures[index] = PatinaError(
+                    FailureCode.OUT_OF_MEMORY,
+                    "The device has no memory for the weights beside the base.",
+                    "Ask for fewer or smaller weights, or free the device.",
+                )
         return [item for item in batch if item.request not in failures]
 
     def _run(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from contracts.base import BaseDescription, BaseProfile, Denoising, Family, PredictionType
+from contracts.failures import FailureCode, PatinaError
 from contracts.precision import Quantization
 from sdxl import files as base_files
 from sdxl.files import BaseFiles, open_base
@@ -162,6 +163,23 @@ def description(
         vae_factor=vae_factor(files),
         profile=profile,
     )
+
+
+def require_identity(path: Path, registered: str, *, cache_dir: Path | None = None) -> tuple[str, str]:
+    """Make sure that a base's files are still those that were registered; returns what ``identity`` does.
+
+    Raises:
+        PatinaError: BASE_UNREADABLE; or BASE_MISMATCH naming both identities.
+    """
+    found = identity(path, cache_dir=cache_dir)
+    if found[0] != registered:
+        raise PatinaError(
+            FailureCode.BASE_MISMATCH,
+            f"The files of the base at {path.name} were changed: it was registered as {registered[:12]}, and is "
+            f"{found[0][:12]}.",
+            "Put the files back that were registered, or register these as a base of their own: patina bases add.",
+        )
+    return found
 
 
 def identity(path: Path, *, cache_dir: Path | None = None, config_dir: Path | None = None) -> tuple[str, str]:

@@ -228,6 +228,8 @@ class LoraBank:
         if wanted == self._selected and not any(n == TRAINING for choice in wanted for n, _ in choice):
             return
         choices = [dict(choice) for choice in wanted]
+        # Should memory run out at one layer, those before it have the new choice and the others the old.
+        self._selected = None
         with torch.no_grad():
             for layer in self.layers.values():
                 _apply(layer, choices)

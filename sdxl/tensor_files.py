@@ -22,6 +22,8 @@ from contracts.failures import FailureCode, PatinaError
 from sdxl.hashes import legacy_hash
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+INTEGERS = ("I64", "I32", "I16", "I8", "U8")
+"""Of an alpha: diffusers' own converter to kohya's form writes the rank as it counts it."""
 TAIL_HASH = "modelspec.hash_sha256"
 """ModelSpec's: "0x" and the sha256 of everything after the header."""
 MODEL_HASH = "sshs_model_hash"
@@ -102,7 +104,7 @@ def names_of(file: Any) -> list[str]:
 
 
 def shapes_of(file: Any) -> dict[str, tuple[int, ...]]:
-    """Shape by name, every tensor being of floating-point numbers.
+    """Shape by name, every tensor being of floating-point numbers; an alpha may be an integer.
 
     Raises:
         PatinaError: WEIGHTS_UNREADABLE, one is of something else.
@@ -110,7 +112,7 @@ def shapes_of(file: Any) -> dict[str, tuple[int, ...]]:
     table: dict[str, tuple[int, ...]] = {}
     for key in names_of(file):
         entry = file.get_slice(key)
-        if entry.get_dtype() not in FLOATS:
+        if entry.get_dtype() not in (FLOATS + INTEGERS if key.endswith(".alpha") else FLOATS):
             raise unreadable(f"{key} holds {entry.get_dtype()}, not floating-point numbers.")
         table[key] = tuple(entry.get_shape())
     return table

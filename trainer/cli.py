@@ -80,7 +80,13 @@ def _train(recipe: Recipe, options: argparse.Namespace, console: Console, words:
         from trainer.attempt import attempt
         from trainer.parts import Job
 
-    job = Job(recipe, options.cache_dir, use_cache=not options.no_cache, memory_bytes=options.memory)
+    job = Job(
+        recipe,
+        options.cache_dir,
+        use_cache=not options.no_cache,
+        memory_bytes=options.memory,
+        base_identity=options.base_identity,
+    )
     return attempt(job, RunDir(options.run_dir), console, as_json=options.json_events, command=typed(words))
 
 
@@ -139,6 +145,7 @@ def _parser(planning: bool) -> argparse.ArgumentParser:
         parser.add_argument("--probe", type=_steps, metavar="N", help="run N steps for the seconds they take")
     else:
         parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run; the same one resumes it")
+        parser.add_argument("--base-identity", metavar="SHA256", help="refuse a base that is another")
         parser.add_argument(
             "--json-events", action="store_true", help="print one line of JSON for each event and nothing else"
         )

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from contracts.failures import FieldError, InvalidInput, PatinaError
 from contracts.rundir import Manifest, RunDir
-from sdxl.base import identity
+from sdxl.base import identity, require_identity
 from sdxl.files import few_steps
 from sdxl.formats import read_header
 from trainer.beforehand import described, refuse_too_large
@@ -33,9 +33,9 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
 
     Raises:
         PatinaError: the base or the data cannot be used; what is wrong with both is said together. OUT_OF_MEMORY with
-            what makes the run fit; no weight has been read then.
+            what makes the run fit; no weight has been read then. BASE_MISMATCH: it is not what was registered.
     """
-    base_dir, init = job.recipe.base_dir, job.recipe.init_weights
+    init = job.recipe.init_weights
     given = look_at(job.recipe, job.cache_dir)
     base, data = given.base, given.data
     known = described(base, job.cache_dir, job.memory_bytes, processes)
@@ -47,7 +47,7 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
         processes=processes,
     )
     # Hashing a full-size base takes a while: one rank does it for all.
-    found = identity(base_dir, cache_dir=job.cache_dir / "identities") if processes.is_main else None
+    found = _identity(job) if processes.is_main else None
     base_identity, vae_identity = processes.from_main(found)
     if init is not None:
         refuse_other_base(init, base_identity)
@@ -72,6 +72,13 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
         given.dialect,
         known,
     )
+
+
+def _identity(job: Job) -> tuple[str, str]:
+    base_dir, cache_dir = job.recipe.base_dir, job.cache_dir / "identities"
+    if job.base_identity is None:
+        return identity(base_dir, cache_dir=cache_dir)
+    return require_identity(base_dir, job.base_identity, cache_dir=cache_dir)
 
 
 def refuse_other_inputs(job: Job, run_dir: RunDir) -> None:

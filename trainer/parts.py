@@ -56,6 +56,8 @@ class Job:
     """False encodes pictures and captions anew at every use; the result is the same."""
     memory_bytes: int | None = None
     """What the run must fit; None is what its GPU has, and no limit on a processor."""
+    base_identity: str | None = None
+    """What the base was registered as; None takes it as it is."""
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ def _lay_out(station: Station, claim: jobs.Claim, run: Run, run_dir: RunDir, dev
     return launcher.Launch(
         run_dir=run_dir,
         base_dir=base_dir,
+        base_identity=run.base_identity,
         datasets=tuple((folder, weight) for folder, (_, weight) in zip(folders, fed, strict=True)),
         cache_dir=station.settings.cache_dir,
         home=station.settings.home_dir,

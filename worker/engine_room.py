@@ -60,7 +60,7 @@ class EngineRoom:
         """The engine of this base, loaded if it is not; another base's is closed first.
 
         Raises:
-            PatinaError: the base cannot be read.
+            PatinaError: the base cannot be read, or is another by now.
         """
         assert self._slot is not None, "a device is taken before an engine is loaded"
         self._used_at = time.monotonic()
@@ -74,6 +74,7 @@ class EngineRoom:
             dtype=DTYPES[self._station.settings.precision],
             adapter_cache_bytes=self._station.settings.adapter_cache_bytes,
             base_identity=base_identity,
+            identity_cache=self._station.settings.cache_dir / "identities",
             max_pictures=self._station.settings.batch,
         )
         self._loaded = (base_source, base_identity)

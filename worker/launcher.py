@@ -43,6 +43,8 @@ class Launch:
     devices: tuple[str, ...]
     """Leased devices as torch names them: cuda:N, or cpu."""
     threads: int
+    base_identity: str
+    """What the base was registered as."""
     init_weights: Path | None = None
     """The weights file that training starts from."""
     memory_bytes: int | None = None
@@ -139,6 +141,7 @@ def command(launch: Launch) -> list[str]:
         *(word for folder, _ in launch.datasets for word in ("--dataset-dir", str(folder))),
         *(word for _, weight in launch.datasets for word in ("--dataset-weight", str(weight))),
         *("--cache-dir", str(launch.cache_dir)),
+        *("--base-identity", launch.base_identity),
         *(("--init-weights", str(launch.init_weights)) if launch.init_weights else ()),
         *(("--memory", f"{launch.memory_bytes / 2**20}MiB") if launch.memory_bytes else ()),
     ]

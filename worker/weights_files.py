@@ -41,7 +41,11 @@ class WeightsFiles:
         try:
             if path is None:
                 path = self._folder / f"{weights.sha256}.safetensors"
-                found = _hash(path) if path.is_file() else self._blobs.fetch_to(weights.blob_key, path)
+                found = _hash(path) if path.is_file() else None
+                if found != weights.sha256:
+                    # A copy that is damaged, or was of a blob that was, is not what is there by now.
+                    path.unlink(missing_ok=True)
+                    found = self._blobs.fetch_to(weights.blob_key, path)
             else:
                 found = _hash(path)
         except FileNotFoundError:

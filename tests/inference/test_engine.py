@@ -11,7 +11,8 @@ from contracts.failures import FailureCode, PatinaError
 from inference import engine as engine_module
 from inference.engine import AdapterUse, Engine, EngineRequest
 from sdxl import files as base_files
-from sdxl.formats import save_full
+from sdxl.formats import load_adapter, save_adapter, save_full
+from sdxl.lora_layer import LoraLayer
 
 
 def request(prompt: str = "red heart", *, seeds=(3,), size=(64, 64), **changes) -> EngineRequest:
@@ -69,13 +70,56 @@ class TestGenerate:
         assert bad.code is FailureCode.WEIGHTS_UNREADABLE
         assert good.shape == (1, 64, 64, 3)
 
-    def test_weights_of_another_base_are_refused_with_both_identities(self, tiny_base, make_adapter, base_identity):
-        other = Engine(tiny_base, base_identity="e" * 64)
-        (refused,) = other.generate([request(adapters=(AdapterUse("a", make_adapter(1)),))])
+    def test_weights_of_another_base_are_refused_with_both_identities(
+        self, engine, make_adapter, make_header, base_identity, tmp_path
+    ):
+        other = tmp_path / "other.safetensors"
+        save_adapter(other, load_adapter(make_adapter(1)).state, make_header(base_identity="e" * 64))
+        (refused,) = engine.generate([request(adapters=(AdapterUse("a", other),))])
         assert isinstance(refused, PatinaError)
         assert refused.code is FailureCode.BASE_MISMATCH
         assert base_identity in refused.message
         assert "e" * 64 in refused.message
+
+    def test_a_base_whose_files_were_changed_since_is_refused(self, tiny_base, base_identity, tmp_path):
+        with pytest.raises(PatinaError) as caught:
+            Engine(tiny_base, base_identity="e" * 64, identity_cache=tmp_path)
+        assert caught.value.code is FailureCode.BASE_MISMATCH
+        assert f"it was registered as {'e' * 12}, and is {base_identity[:12]}" in caught.value.message
+
+    def test_memory_that_runs_out_while_weights_are_chosen_leaves_none_of_them_on_others(
+        self, engine, make_adapter, monkeypatch
+    ):
+        plain = [request(seeds=(1,)), request(seeds=(2,))]
+        styled = [request(seeds=(n,), adapters=(AdapterUse("a", make_adapter(1)),)) for n in (3, 4)]
+        expected = engine.generate_unit([*plain, *styled])
+        engine.generate_unit(plain)
+        use, taken = LoraLayer.use_mixed, []
+
+        def running_out(layer, *given):
+            taken.append(layer)
+            if len(taken) == 5:
+                raise torch.OutOfMemoryError
+            return use(layer, *given)
+
+        monkeypatch.setattr(LoraLayer, "use_mixed", running_out)
+        found = engine.generate_unit([*plain, *styled])
+        assert len(taken) == 5
+        for made, wanted in zip(found, expected, strict=True):
+            assert differs(made, wanted) < 1e-4
+
+    def test_weights_the_device_has_no_memory_for_fail_alone_and_leave_nothing(self, engine, make_adapter, monkeypatch):
+        def no_room(*_, **__):
+            raise torch.OutOfMemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(engine._text_bank, "add", no_room)
+            failed, good = engine.generate_unit([request(adapters=(AdapterUse("a", make_adapter(1)),)), request()])
+        assert isinstance(failed, PatinaError)
+        assert failed.code is FailureCode.OUT_OF_MEMORY
+        assert good.shape == (1, 64, 64, 3)
+        assert engine._bank.names == set()
+        assert engine.adapters.held_bytes == 0
 
     def test_stops_when_nobody_waits_any_more(self, engine):
         steps = []

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
@@ -60,6 +61,22 @@ def assert_same(found: Modules, expected: Modules) -> None:
         assert torch.equal(other.up, one.up)
         assert (other.magnitude is None) == (one.magnitude is None)
         assert one.magnitude is None or torch.equal(other.magnitude, one.magnitude)
+
+
+class TestIntegers:
+    def test_an_alpha_may_be_one_as_diffusers_own_converter_writes_it(self, tmp_path: Path) -> None:
+        kohya = convert_state_dict_to_kohya(
+            {f"{LINEAR}.lora_A.weight": torch.ones(4, 6), f"{LINEAR}.lora_B.weight": torch.ones(5, 4)}
+        )
+        assert torch.int64 in {tensor.dtype for tensor in kohya.values()}
+        save_file(kohya, tmp_path / "theirs.safetensors")
+        assert read(tmp_path / "theirs.safetensors").modules[LINEAR].alpha == 4.0
+
+    def test_a_weight_may_not(self, tmp_path: Path) -> None:
+        tensors = {f"{LINEAR}.lora_A.weight": torch.ones(4, 6).int(), f"{LINEAR}.lora_B.weight": torch.ones(5, 4)}
+        save_file(tensors, tmp_path / "whole.safetensors")
+        with pytest.raises(PatinaError, match="holds I32, not floating-point numbers"):
+            read(tmp_path / "whole.safetensors")
 
 
 class TestWrite:

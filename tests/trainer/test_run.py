@@ -299,6 +299,18 @@ class TestStartingAgain:
         assert "already complete after 6 steps; nothing to do. What differs came too late to change anything" in said
         assert "output_name, preview.sampling_steps" in said
 
+    def test_a_base_that_is_not_the_registered_one_is_refused_before_the_first_step(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=2, **QUIET)
+        found, _ = identity(base_dir)
+        assert train(recipe, tmp_path / "run", cache_dir, "--base-identity", "e" * 64) == 1
+        refused = outcome_of(tmp_path / "run")
+        assert isinstance(refused, Failed)
+        assert (refused.code, refused.step) == ("base_mismatch", 0)
+        assert f"it was registered as {'e' * 12}, and is {found[:12]}" in refused.message
+        assert train(recipe, tmp_path / "run", cache_dir, "--base-identity", found) == 0
+
     def test_what_was_refused_before_the_first_step_is_no_hindrance_once_it_is_right(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -14,7 +14,17 @@ from worker.launcher import Launch, accelerate_config, command, environment
 def launch(*devices: str) -> Launch:
     root = Path("/srv/runs/run_1")
     fed = ((root / "dataset/1", 1.0), (root / "dataset/2", 0.5))
-    return Launch(RunDir(root), Path("/base"), fed, Path("/cache"), Path("/srv"), "7.3", devices or ("cpu",), threads=3)
+    return Launch(
+        RunDir(root),
+        Path("/base"),
+        fed,
+        Path("/cache"),
+        Path("/srv"),
+        "7.3",
+        devices or ("cpu",),
+        3,
+        base_identity="abc",
+    )
 
 
 def option(line: list[str], name: str) -> str:
@@ -36,6 +46,7 @@ class TestCommand:
         assert line[line.index("trainer") + 1] == "/srv/runs/run_1/config.yaml"
         assert option(line, "--run-dir") == "/srv/runs/run_1"
         assert option(line, "--base-dir") == "/base"
+        assert option(line, "--base-identity") == "abc"
         places = [line[place + 1] for place, word in enumerate(line) if word == "--dataset-dir"]
         assert places == ["/srv/runs/run_1/dataset/1", "/srv/runs/run_1/dataset/2"]
         assert [line[place + 1] for place, word in enumerate(line) if word == "--dataset-weight"] == ["1.0", "0.5"]

@@ -27,6 +27,14 @@ class TestPath:
         blobs.put_bytes(WANTED.blob_key, CONTENT)
         assert WeightsFiles(blobs, tmp_path).path(WANTED).read_bytes() == CONTENT
 
+    def test_is_fetched_anew_where_the_copy_is_another_file(self, blobs: BlobStore, tmp_path: Path) -> None:
+        blobs.put_bytes(WANTED.blob_key, b"damaged")
+        with pytest.raises(PatinaError, match="is not the file that was registered"):
+            WeightsFiles(blobs, tmp_path).path(WANTED)
+        blobs.delete(WANTED.blob_key)
+        blobs.put_bytes(WANTED.blob_key, CONTENT)
+        assert WeightsFiles(blobs, tmp_path).path(WANTED).read_bytes() == CONTENT
+
     def test_is_refused_where_the_file_is_gone(self, blobs: BlobStore, tmp_path: Path) -> None:
         with pytest.raises(PatinaError, match="style@1") as caught:
             WeightsFiles(blobs, tmp_path).path(WANTED)
