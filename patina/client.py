@@ -20,12 +20,10 @@ import httpx
 from contracts.failures import FailureCode, PatinaError
 from contracts.run import FINISHED
 from patina.events import ENDED, Message, lines, messages, says_the_end
-from patina.problems import from_problem
+from patina.wire import READ_TIMEOUT_S, connection, raise_problem
 
 Json = dict[str, Any]
 
-CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 60.0
 UPLOAD_TIMEOUT_S = 600.0
 RECONNECTS = 8
 """Times in a row an event stream is taken up again before the server counts as gone."""
@@ -51,12 +49,7 @@ class Client:
     ) -> None:
         self.url = url.rstrip("/")
         self.pause = pause
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            transport=transport,
-        )
+        self._http = connection(self.url, key, transport)
 
     def __enter__(self) -> Self:
         return self
@@ -245,7 +238,7 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         if refuse:
-            _raise_problem(response)
+            raise_problem(response)
         return response
 
     def _stream(self, path: str, after: int) -> Iterator[Message]:
@@ -253,7 +246,7 @@ class Client:
         with self._http.stream("GET", f"/api/v1{path}", headers=headers) as response:
             if not response.is_success:
                 response.read()
-                _raise_problem(response)
+                raise_problem(response)
             if response.status_code == httpx.codes.NO_CONTENT:
                 yield ENDED
             yield from messages(lines(response.iter_text()))
@@ -265,7 +258,7 @@ class Client:
             with self._http.stream("GET", f"/api/v1{path}") as response:
                 if not response.is_success:
                     response.read()
-                    _raise_problem(response)
+                    raise_problem(response)
                 with partial.open("wb") as file:
                     for chunk in response.iter_bytes():
                         file.write(chunk)
@@ -280,21 +273,3 @@ class Client:
         late = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
         words = "did not answer in time" if late else "does not answer"
         return PatinaError(FailureCode.SERVER_UNREACHABLE, f"The Patina server at {self.url} {words}.")
-
-
-def _raise_problem(response: httpx.Response) -> None:
-    if response.is_success:
-        return
-    if response.request.method == "HEAD" and response.status_code == httpx.codes.NOT_FOUND:  # has no body to read
-        raise PatinaError(FailureCode.NOT_FOUND)
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict) or "code" not in problem:
-        raise PatinaError(
-            FailureCode.INTERNAL,
-            f"{response.request.url} answered {response.status_code}, which is not an answer of Patina's.",
-            "Check PATINA_API_URL: another program may listen there.",
-        )
-    raise from_problem(problem)

@@ -151,7 +151,7 @@ def _steady(everyone: list[Child]) -> bool:
 
 def _ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=2.0).is_success
+        return httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False).is_success
     except httpx.TransportError:
         return False
 

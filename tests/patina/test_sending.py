@@ -19,7 +19,8 @@ from catalog.blobs import BlobStore
 from catalog.datasets import service as datasets
 from catalog.db import Database
 from patina import sending, uploading
-from patina.client import READ_TIMEOUT_S, Client
+from patina.client import Client
+from patina.wire import READ_TIMEOUT_S
 from tests.serving import Server, serving
 
 KILLED_AFTER = """

@@ -17,6 +17,7 @@ from rich.console import Console
 from patina import home, output, supervise
 from patina.children import Child, launcher, start
 from tests.machine import Machine, eventually
+from tests.worker.origins import ok, origin
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found through /proc")
 
@@ -83,6 +84,16 @@ class TestUp:
         assert (code, problem["code"]) == (1, "invalid_input")
         assert [error["pointer"] for error in problem["errors"]] == [f"/{variable}"]
         assert machine.processes() == []
+
+
+class TestReady:
+    def test_our_own_server_is_asked_without_the_proxy_of_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with origin() as server:
+            url = server.gives("/readyz", ok(b"{}")).removesuffix("/readyz")
+            monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+            assert supervise._ready(url)
 
 
 class TestTerminal:
