@@ -13,11 +13,11 @@ import torch
 from contracts.adapter import Parent
 from contracts.lora import PublishedDialect
 from contracts.mixing import Mixture
+from contracts.subject import set_apart
 from sdxl.base import Base, load_base
 from trainer.dialect import published_dialect
 from trainer.images import IdentityMemory
 from trainer.mixed import RunData, read_run_data
-from trainer.prior import set_apart
 from trainer.recipe import Recipe, refuse_misfits
 from trainer.refusals import Refusals
 from trainer.start import parent_of

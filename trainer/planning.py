@@ -55,10 +55,10 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
         PatinaError: the base or the data cannot be used, or OUT_OF_MEMORY with what to change.
     """
     # What a run would be refused for is said before the base is hashed and its shape traced.
-    mixture = look_at(recipe, asked.cache_dir).data.mixture
+    subject = look_at(recipe, asked.cache_dir).subject
     base = describe(recipe.base_dir, cache_dir=asked.cache_dir / "identities")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    planned = _planner(mixture, asked, base, device)
+    planned = _planner(subject, asked, base, device)
     config, limit = recipe.config, asked.memory_bytes or device_bytes(device)
     plan, fitting = planned(config), None
     if limit is not None:
@@ -83,9 +83,9 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
 
 
 def _planner(
-    mixture: Mixture, asked: Asked, base: BaseDescription, device: torch.device
+    subject: Mixture, asked: Asked, base: BaseDescription, device: torch.device
 ) -> Callable[[TrainConfig], Plan]:
-    data = summarise_mixture(mixture)
+    data = summarise_mixture(subject)
     name = device_name(device)
 
     def planned(config: TrainConfig) -> Plan:

@@ -1,6 +1,6 @@
 """The dataset versions that feed a run: found, checked against each other, and summed up for the plan.
 
-Knows nothing about recipes or bases.
+Knows nothing about bases.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from contracts.dataset import DatasetSummary
 from contracts.failures import FailureCode, PatinaError
 from contracts.mixing import Mixture, Share, Source, mix, mixture_digest, summarise_mixture
 from contracts.run import DatasetChoice, RunRequest
+from contracts.subject import set_apart
+from contracts.train import TrainConfig
 
 
 class Fed(NamedTuple):
@@ -81,20 +83,22 @@ def hold(session: Session, owner: str, versions: Mapping[str, Mapping[str, Any]]
             raise PatinaError(FailureCode.CONFLICT, message)
 
 
-def summarise(session: Session, owner: str, fed: Sequence[Fed], concept_weights: Mapping[str, float]) -> DatasetSummary:
-    """What planning needs to know of all of them together.
+def summarise(session: Session, owner: str, fed: Sequence[Fed], config: TrainConfig) -> DatasetSummary:
+    """What planning needs to know of all of them together, class pictures left out.
 
     Raises:
-        InvalidInput: no image has a concept that has a weight.
+        InvalidInput: no image has a concept that is named, or all have that of class pictures.
         PatinaError: EMPTY_DATASET: what one trains on, others hold out.
     """
-    if len(fed) == 1 and fed[0].weight == 1 and not concept_weights:
+    weights, prior = config.data.concept_weights, config.prior
+    if len(fed) == 1 and fed[0].weight == 1 and not weights and (prior is None or prior.concept is None):
         return datasets.summary_of(fed[0].version)
-    mixture = _mixture(session, owner, fed, concept_weights)
+    mixture = _mixture(session, owner, fed, weights)
     if not mixture.train:
         message = "Every image one of the datasets trains on is held out by another; none is left to train on."
         raise PatinaError(FailureCode.EMPTY_DATASET, message, "Leave one out, or hold out the same images in each.")
-    return summarise_mixture(mixture)
+    subject, _ = set_apart(mixture, prior)
+    return summarise_mixture(subject)
 
 
 def digest_of(fed: Sequence[Fed]) -> str:

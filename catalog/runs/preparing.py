@@ -75,7 +75,7 @@ def prepare(
     if problems or config is None or base is None or described is None:
         raise _all_at_once(problems, request)
     try:
-        summary = feeding.summarise(session, owner, fed, config.data.concept_weights)
+        summary = feeding.summarise(session, owner, fed, config)
     except InvalidInput as error:
         raise _all_at_once([Problem("/recipe", error)], request) from None
     shape = _shape(config, base)

@@ -14,7 +14,7 @@ from contracts.events import EVENT, Finished
 from contracts.fitting import ALLOWANCE_BYTES
 from contracts.rundir import Failed, RunDir, Stopped
 from contracts.train import parse_config
-from tests.trainer.tiny import empty_cache, environment, make_recipe, outcome_of
+from tests.trainer.tiny import empty_cache, environment, make_pictures, make_recipe, name_concept, outcome_of
 from trainer.cli import main
 from trainer.folder import end, only_trainer
 
@@ -119,6 +119,18 @@ class TestPlan:
         assert plan["seconds_per_step"] is None
         assert main(words) == 0
         assert "unknown: probe" in capsys.readouterr().out
+
+    def test_class_pictures_of_the_data_set_are_no_pictures_of_the_subject(
+        self, base_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = make_pictures(tmp_path / "pictures", train=6, held_out=2)
+        # Of those that are trained on four, of those that are held out one.
+        name_concept(folder, "cat", range(2, 7))
+        prior = {"class_prompt": "a cat", "concept": "cat", "images": 4}
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, folder, prior=prior)
+        assert main(["plan", str(recipe), "--cache-dir", str(cache_dir), "--json"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        assert (plan["images"], plan["held_out_images"], sum(plan["buckets"].values())) == (2, 1, 2)
 
     def test_a_run_that_does_not_fit_is_refused_with_what_makes_it_fit(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -26,6 +26,7 @@ from tests.trainer.tiny import (
     losses,
     make_pictures,
     make_recipe,
+    name_concept,
     outcome_of,
     same,
     train,
@@ -232,9 +233,7 @@ class TestClassPictures:
         self, base_dir: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = make_pictures(tmp_path / "pictures", held_out=0)
-        lines = (folder / "metadata.jsonl").read_text().splitlines()
-        described = [line[:-1] + ', "concept": "a cat"}' if number < 2 else line for number, line in enumerate(lines)]
-        (folder / "metadata.jsonl").write_text("\n".join(described))
+        name_concept(folder, "a cat", range(2))
         gathered = []
         gather = trainer.run.gather
         monkeypatch.setattr(trainer.run, "gather", lambda *a: gathered.append(gather(*a)) or gathered[0])

@@ -69,6 +69,14 @@ def make_pictures(folder: Path, *, train: int = 7, held_out: int = 2) -> Path:
     return folder
 
 
+def name_concept(pictures: Path, concept: str, numbers: range) -> None:
+    """Say that these of ``make_pictures`` are of this concept."""
+    file = pictures / "metadata.jsonl"
+    said = [json.loads(line) for line in file.read_text().splitlines()]
+    named = [one | {"concept": concept} if number in numbers else one for number, one in enumerate(said)]
+    file.write_text("".join(json.dumps(one) + "\n" for one in named))
+
+
 def make_recipe(file: Path, base: Path, pictures: Path, **changes: Any) -> Path:
     """SETTINGS with ``changes`` (dotted keys with __ for the dot), as a recipe that says where things are."""
     settings = json.loads(json.dumps(SETTINGS))
