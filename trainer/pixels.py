@@ -7,9 +7,19 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation; any other is upright."""
 
 
 def upright_on_white(image: Image.Image) -> Image.Image:
@@ -18,20 +28,27 @@ def upright_on_white(image: Image.Image) -> Image.Image:
     A profile that cannot be applied is ignored, as browsers do.
     """
     profile = image.info.get("icc_profile")
-    return _on_white(_to_srgb(ImageOps.exif_transpose(image), profile))
+    return _on_white(_to_srgb(_upright(image), profile))
 
 
 def alpha_of(image: Image.Image) -> Image.Image | None:
     """A picture's alpha channel, upright; None when it has none or when all of it is opaque."""
     if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
         return None
-    alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+    alpha = _upright(image).convert("RGBA").getchannel("A")
     return None if alpha.getextrema() == (255, 255) else alpha
 
 
 def is_animated(image: Image.Image) -> bool:
     """Whether a picture moves; cameras keep a small copy behind a JPEG (MPO, CIPA DC-007), which is no second frame."""
     return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The pixels turned. ImageOps.exif_transpose also writes the EXIF anew, which one mistyped tag of it prevents."""
+    image.load()
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
