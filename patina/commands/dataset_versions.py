@@ -59,7 +59,8 @@ def download(
     """Download a version as a zip of images and metadata.jsonl (Hugging Face's imagefolder), or as Parquet."""
     form = "parquet" if parquet else "imagefolder.zip"
     with connect() as client:
-        number = version or next((found["version"] for found in client.versions(dataset)), "latest")
+        there = (found["version"] for found in client.versions(dataset) if not found["withdrawn"])
+        number = version or next(there, "latest")
         # Not NAME.zip: that may well be what the dataset was made of.
         name = f"{dataset}-v{number}.{'parquet' if parquet else 'zip'}"
         target = (output or Path(name)).expanduser()

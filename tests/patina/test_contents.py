@@ -251,6 +251,17 @@ class TestRemove:
         assert run(capfd, "versions", "style")["items"][0]["withdrawn"] is True
         assert run(capfd, "captions", "ls", "style", "--removed")["items"] == []
 
+    def test_the_latest_is_the_newest_that_was_not_withdrawn(
+        self, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        run(capfd, "freeze", "style", "--held-out-share", "0")
+        run(capfd, "captions", "set", "style", "cat.png", "another")
+        run(capfd, "freeze", "style", "--held-out-share", "0")
+        run(capfd, "rm", "style", "--version", "2", "--yes")
+        assert run(capfd, "download", "style", "-o", str(tmp_path))["file"] == str(tmp_path / "style-v1.zip")
+        run(capfd, "rm", "style", "--version", "1", "--yes")
+        assert run(capfd, "download", "style", "-o", str(tmp_path)) == "not_found"
+
     def test_a_version_is_withdrawn(self, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         run(capfd, "freeze", "style", "--yes")
         run(capfd, "rm", "style", "--version", "1", "--yes")
