@@ -229,9 +229,13 @@ class _Gate:
 
 def _hash(file: tuple[str, Path]) -> Hashed:
     name, path = file
-    with path.open("rb") as source:
-        digest = hashlib.file_digest(source, "sha256").hexdigest()
-        return Hashed(name, path, source.tell(), digest)
+    try:
+        with path.open("rb") as source:
+            digest = hashlib.file_digest(source, "sha256").hexdigest()
+            return Hashed(name, path, source.tell(), digest)
+    except OSError as error:
+        message = f"{path} cannot be read any more: {error.strerror}."
+        raise InvalidInput([], message, "Run the command again; what is there is sent.") from None
 
 
 def _refusal(name: str, path: Path, problem: PatinaError) -> Json:

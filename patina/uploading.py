@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from contracts.dataset import IMAGE_EXTENSIONS
-from contracts.failures import FailureCode, PatinaError
+from contracts.failures import FailureCode, InvalidInput, PatinaError
 from contracts.layouts import HOLDING_IMAGES, METADATA_NAMES, FileKind, kind_of, why_not
 
 PORTION_FILES = 100
@@ -15,6 +16,9 @@ PORTION_BYTES = 64_000_000
 NAMED = 5
 """Files that are named of those left out for one reason."""
 HIDDEN = "hidden: its name, or that of a folder it lies in, begins with a dot; rename it to have it sent"
+NOT_UTF_8 = "its name is not UTF-8; rename it to have it sent"
+LINKED_FOLDER = "a link to a folder, which is not followed; put the folder itself there, or upload it too"
+DEAD_LINK = "a link to what is not there"
 
 
 class Found(NamedTuple):
@@ -30,25 +34,37 @@ def find(source: Path) -> Found:
     """The files to send of a folder (in any depth), or the zip, Parquet file or picture itself.
 
     Raises:
-        PatinaError: NOT_FOUND: there is nothing there to send.
+        PatinaError: NOT_FOUND or EMPTY_DATASET: there is nothing there to send; INVALID_INPUT: it cannot be read.
     """
+    shown = _shown(str(source))
+    reason = _why_unread(source) if source.exists() else None
+    if source.is_file() and _shown(source.name) != source.name:
+        reason = NOT_UTF_8
+    if reason is not None:
+        raise InvalidInput([], f"{shown} is not sent: {reason}.", "Correct that and run the command again.")
     if source.is_file():
         return Found([(source.name, source)], {})
     if not source.is_dir():
         raise PatinaError(
             FailureCode.NOT_FOUND,
-            f"There is no folder or file {source}.",
+            f"There is no folder or file {shown}.",
             "Give a folder of images, a zip of one, or a data set on the Hugging Face hub as OWNER/NAME.",
         )
-    files = {path.relative_to(source).as_posix(): path for path in sorted(source.rglob("*")) if path.is_file()}
-    wanted = {name: path for name, path in files.items() if not _is_litter(name)}
-    left_out = {name: reason for name in wanted if (reason := why_left_out(name)) is not None}
-    sent = [(name, path) for name, path in wanted.items() if name not in left_out]
+    sent: list[tuple[str, Path]] = []
+    left_out: dict[str, str] = {}
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source).as_posix()
+        if _is_litter(name):
+            continue
+        if (reason := _why_unread(path) or _why_passed_over(path, name)) is not None:
+            left_out[_shown(name)] = reason
+        elif path.is_file():
+            sent.append((name, path))
     if not any(kind_of(name) in HOLDING_IMAGES for name, _ in sent):
         there = "".join(f" Not sent: {in_words(*those)}." for those in by_reason(left_out).items())
         raise PatinaError(
             FailureCode.EMPTY_DATASET,
-            f"There is no image in {source}.{there}",
+            f"There is no image in {shown}.{there}",
             f"Images are files ending in {', '.join(IMAGE_EXTENSIONS)}; captions lie beside them.",
         )
     return Found(sent, left_out)
@@ -88,6 +104,34 @@ def portions(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path
         size_bytes += weight
     if portion:
         yield portion
+
+
+def _why_unread(path: Path) -> str | None:
+    """Why a file or folder cannot be opened; None when it can be."""
+    try:
+        if path.is_dir():
+            os.scandir(path).close()
+        elif path.is_file():
+            path.open("rb").close()
+        elif not path.exists():
+            return DEAD_LINK
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return None
+
+
+def _why_passed_over(path: Path, name: str) -> str | None:
+    """Why what can be opened is not sent all the same; None when it is, and for what holds no bytes of its own."""
+    if path.is_dir():
+        return LINKED_FOLDER if path.is_symlink() else None
+    if not path.is_file():
+        return None
+    return why_left_out(name) or (NOT_UTF_8 if _shown(name) != name else None)
+
+
+def _shown(name: str) -> str:
+    """A name as it can be written; bytes of it that are no UTF-8 by their number."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _is_litter(name: str) -> bool:

@@ -18,6 +18,7 @@ import pytest
 from catalog.blobs import BlobStore
 from catalog.datasets import service as datasets
 from catalog.db import Database
+from contracts.failures import InvalidInput
 from patina import sending, uploading
 from patina.client import Client
 from patina.wire import READ_TIMEOUT_S
@@ -137,6 +138,15 @@ class TestSend:
         again, _ = send(server, dataset, folder)
         assert [file["name"] for file in again.refused] == ["no.zip"]
         assert arrived(server, dataset).total() == 6
+
+    def test_a_file_that_is_gone_meanwhile_is_named(self, folder: Path) -> None:
+        files = uploading.find(folder).sent
+        files[0][1].unlink()
+        with (
+            Client("http://patina.test", transport=httpx.MockTransport(lambda request: httpx.Response(500))) as client,
+            pytest.raises(InvalidInput, match=f"{files[0][0]} cannot be read any more: No such file"),
+        ):
+            sending.send(client, "ds", files, 1, lambda count: None)
 
     @pytest.mark.parametrize(
         "limits",

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from contracts.failures import FailureCode, PatinaError
+from contracts.failures import FailureCode, InvalidInput, PatinaError
 from patina import uploading
 
 
@@ -24,6 +27,18 @@ def folder(tmp_path: Path) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"12345")
     return tmp_path
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
+    """Have one file not be opened, root or not."""
+    opened = Path.open
+
+    def open_others(path: Path, *arguments: Any) -> Any:
+        if path == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", open_others)
 
 
 class TestFind:
@@ -50,6 +65,38 @@ class TestFind:
         assert "7 (a picture in a format that is not taken; convert it to one of .png" in refused.value.message
         assert "0.gif, 1.gif, 2.gif, 3.gif, 4.gif, … and 2 more" in refused.value.message
         assert f"1 ({uploading.HIDDEN}): .hidden.png" in refused.value.message
+
+    def test_what_cannot_be_sent_is_left_out_by_name_and_costs_no_other(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+        (folder / "closed.png").write_bytes(b"x")
+        (folder / "dead.png").symlink_to(folder / "nowhere.png")
+        (folder / "loop.png").symlink_to(folder / "loop.png")
+        (folder / "good.png").symlink_to(folder / "a.png")
+        (folder / "linked").symlink_to(folder / "sub")
+        os.mkfifo(folder / "pipe.png")
+        refuse(monkeypatch, folder / "closed.png")
+        found = uploading.find(folder)
+        assert {name: reason for name, reason in found.left_out.items() if name != "LICENSE"} == {
+            "caf\\xe9.png": uploading.NOT_UTF_8,
+            "closed.png": "it cannot be read: Permission denied",
+            "dead.png": uploading.DEAD_LINK,
+            "loop.png": uploading.DEAD_LINK,
+            "linked": uploading.LINKED_FOLDER,
+        }
+        assert [name for name, _ in found.sent if name.endswith("png")] == ["a.png", "good.png"]
+
+    def test_one_file_that_cannot_be_sent_is_refused_by_name(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unwritten = folder / os.fsdecode(b"caf\xe9.png")
+        unwritten.write_bytes(b"x")
+        refuse(monkeypatch, folder / "a.png")
+        with pytest.raises(InvalidInput, match=r"a\.png is not sent: it cannot be read: Permission denied"):
+            uploading.find(folder / "a.png")
+        with pytest.raises(InvalidInput, match=r"caf\\xe9\.png is not sent: its name"):
+            uploading.find(unwritten)
 
     def test_a_zip_is_sent_as_it_is(self, tmp_path: Path) -> None:
         (tmp_path / "x.zip").write_bytes(b"no zip at all")
