@@ -23,9 +23,9 @@ from benchmarks.pictures import write_pictures
 from benchmarks.rss import memory, settle
 from contracts import events
 from contracts.events import Event
-from contracts.mixing import summarise_mixture
 from contracts.plan import Plan, make_plan
 from contracts.rundir import RunDir
+from contracts.subject import set_apart, summarise_run
 from contracts.train import TrainConfig, parse_config
 from sdxl.base import describe
 from sdxl.live import LiveStorages
@@ -77,7 +77,8 @@ def run(base: Path, config: TrainConfig, pictures: Path, cache: Path, folder: Pa
 
 def planned(base: Path, config: TrainConfig, pictures: Path, identities: Path) -> Plan:
     data = read_run_data((DataSource(path=pictures),), IdentityMemory(identities / "pictures.jsonl"))
-    return make_plan(config, describe(base, cache_dir=identities), summarise_mixture(data.mixture))
+    summary = summarise_run(*set_apart(data.mixture, config.prior))
+    return make_plan(config, describe(base, cache_dir=identities), summary)
 
 
 def weigh(tensor: torch.Tensor) -> int:

@@ -79,6 +79,8 @@ class DatasetSummary(Frozen):
     held_out_images: int
     kept_out_images: int = 0
     """Different images that are not trained on because another version of the run holds them out."""
+    class_images: int = 0
+    """Different class pictures a run has beside all of these (DreamBooth's prior preservation)."""
 
 
 def image_identity(width: int, height: int, rgb: bytes) -> str:

@@ -1,8 +1,8 @@
 """The device memory of a run, part by part: arithmetic over the traced profile of its base.
 
-A run first encodes with the VAE and the text encoders alone, then trains, measures and previews with the model in
-memory; its peak is the larger of the two. Counted are tensors: what a GPU's kernels and allocator take beyond them,
-and what importing the libraries takes, is not in it.
+A run first makes class pictures and encodes with what these need alone, then trains, measures and previews with the
+model in memory; its peak is the largest of these. Counted are tensors: what a GPU's kernels and allocator take beyond
+them, and what importing the libraries takes, is not in it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 from contracts.base import AUTOCAST, DORA, DROPOUT, FULL, BaseDescription
 from contracts.config import Frozen
+from contracts.dataset import DatasetSummary
 from contracts.footprint import FULL_PRECISION, Work
 from contracts.lora import UNET
+from contracts.objective import CLASS_PICTURES_AT_ONCE
 from contracts.optimizers import ADAFACTOR_BYTES, STATE_BYTES
 from contracts.precision import BYTES, PACKED_BYTES, PACKED_ROW_BYTES
 from contracts.train import TrainConfig
@@ -38,6 +40,8 @@ class MemoryParts(Frozen):
     it was counted."""
     encoding: int = 0
     """What encoding images and captions needs before the model is loaded; likewise."""
+    class_pictures: int = 0
+    """What making class pictures needs before that: the frozen UNet, the VAE, and sampling or decoding; likewise."""
     loading: int = 0
     """The weights of a full fine-tune as they were read, beside those that are trained, until these are filled."""
     update: int = 0
@@ -47,7 +51,8 @@ class MemoryParts(Frozen):
     def total(self) -> int:
         """The peak of the run."""
         resident = self.weights + self.adapters + self.gradients + self.optimizer
-        return max(self.encoding, self.loading, resident + max(self.activations, self.vae, self.update))
+        working = resident + max(self.activations, self.vae, self.update)
+        return max(self.encoding, self.class_pictures, self.loading, working)
 
 
 def trainable_parameters(config: TrainConfig, base: BaseDescription) -> int:
@@ -68,21 +73,17 @@ def adapter_parameters(config: TrainConfig, base: BaseDescription) -> dict[str, 
     }
 
 
-def memory_parts(config: TrainConfig, base: BaseDescription, *, positions: int, held_out: bool) -> MemoryParts:
-    """What ``config`` takes on ``base``.
+def memory_parts(config: TrainConfig, base: BaseDescription, data: DatasetSummary, *, positions: int) -> MemoryParts:
+    """What ``config`` takes on ``base`` with ``data``.
 
     Args:
         positions: latent positions of one image, the largest bucket's.
-        held_out: whether there are images to measure on.
     """
     profile = base.profile
     full = config.method == "full"
     trained = laid_out(config, base)
     bytes_each = BYTES[config.precision]
-    # A quantised layer is made dense while it computes; int8 by way of fp32.
-    dense = profile.packed_largest * bytes_each if config.quantize else 0
-    if config.quantize == "int8" and bytes_each != FULL_PRECISION:
-        dense += profile.packed_largest * FULL_PRECISION
+    dense = _dense_bytes(config, base)
 
     def work(images: int, component: str = UNET) -> Work:
         rank = 0.0 if full else _mean_rank(component, config, base)
@@ -102,7 +103,7 @@ def memory_parts(config: TrainConfig, base: BaseDescription, *, positions: int, 
         step, update = max(step, step // 2 + update), 0
     # Without gradients too, autocast keeps its copies of the weights for a whole pass.
     beside = dense + (profile.unet_parameters * bytes_each if way.endswith(AUTOCAST) else 0)
-    measuring = profile.sampling.peak_bytes(work(config.held_out.timesteps)) + beside if held_out else 0
+    measuring = profile.sampling.peak_bytes(work(config.held_out.timesteps)) + beside if data.held_out_images else 0
     one_picture = Work(images=1, positions=positions)
     vae_weights = profile.vae_parameters * FULL_PRECISION
     vae = 0
@@ -124,9 +125,31 @@ def memory_parts(config: TrainConfig, base: BaseDescription, *, positions: int, 
         encoding=max(
             vae_weights + profile.vae_encoding.peak_bytes(one_picture), profile.text_encoder_parameters * FULL_PRECISION
         ),
+        class_pictures=_class_picture_bytes(config, base, data, one_picture),
         loading=weights + trained * kept_bytes + gradients if full else 0,
         update=update,
     )
+
+
+def _dense_bytes(config: TrainConfig, base: BaseDescription) -> int:
+    """Of a quantised layer, made dense while it computes; int8 by way of fp32."""
+    if config.quantize is None:
+        return 0
+    bytes_each = BYTES[config.precision]
+    by_way_of = FULL_PRECISION if config.quantize == "int8" and bytes_each != FULL_PRECISION else 0
+    return base.profile.packed_largest * (bytes_each + by_way_of)
+
+
+def _class_picture_bytes(config: TrainConfig, base: BaseDescription, data: DatasetSummary, one_picture: Work) -> int:
+    """What making those that are lacking takes; nothing where none is."""
+    if config.prior is None or not config.prior.to_make(data.class_images):
+        return 0
+    profile, bytes_each = base.profile, BYTES[config.precision]
+    images = CLASS_PICTURES_AT_ONCE * (2 if config.prior.guidance_scale > 1 else 1)
+    sampled = one_picture.model_copy(update={"images": images, "bytes_each": bytes_each})
+    sampling = profile.sampling.peak_bytes(sampled) + _dense_bytes(config, base)
+    networks = _unet_bytes(config, base, bytes_each) + profile.vae_parameters * FULL_PRECISION
+    return networks + max(sampling, profile.vae_decoding.peak_bytes(one_picture))
 
 
 def _text_step_bytes(config: TrainConfig, base: BaseDescription, work: Callable[[int, str], Work]) -> int:
@@ -150,9 +173,15 @@ def resting_bytes(config: TrainConfig, base: BaseDescription) -> int:
     profile, bytes_each = base.profile, weight_bytes(config)
     # Both encoders stay where one is trained, as a prompt is read by both.
     texts = profile.text_encoder_parameters if config.trains_text else 0
+    return _unet_bytes(config, base, bytes_each) + texts * bytes_each
+
+
+def _unet_bytes(config: TrainConfig, base: BaseDescription, bytes_each: int) -> int:
+    """Of the UNet's weights, each of so many bytes where it is not quantised."""
+    profile = base.profile
     if config.quantize is None:
-        return (profile.unet_parameters + texts) * bytes_each
-    dense = (profile.unet_parameters - profile.packed_weights + texts) * bytes_each
+        return profile.unet_parameters * bytes_each
+    dense = (profile.unet_parameters - profile.packed_weights) * bytes_each
     rows = profile.packed_rows * PACKED_ROW_BYTES[config.quantize]
     return dense + rows + math.ceil(profile.packed_weights * PACKED_BYTES[config.quantize])
 

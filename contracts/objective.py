@@ -30,6 +30,10 @@ class EmaSettings(Frozen):
     """Share of the average that each step keeps; at step n at most (1 + n) / (10 + n)."""
 
 
+CLASS_PICTURES_AT_ONCE = 2
+"""Class pictures sampled in one batch: always so many, as a picture's last bits depend on what is in its batch."""
+
+
 class PriorSettings(Frozen):
     """DreamBooth's prior preservation (Ruiz et al. 2022, arXiv:2208.12242): class pictures beside the subject's."""
 
@@ -53,6 +57,10 @@ class PriorSettings(Frozen):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the first; the others take the next seeds."""
+
+    def to_make(self, there: int) -> int:
+        """How many class pictures the base makes beside those that are there."""
+        return max(self.images - there, 0)
 
 
 class LossSettings(Frozen):

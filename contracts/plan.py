@@ -35,6 +35,8 @@ class Plan(Frozen):
     held_out_images: int
     kept_out_images: int = 0
     """Images of one version that another one holds out, and that are therefore not trained on."""
+    class_images: int = 0
+    """Class pictures beside the others, those that are to be made included."""
     steps: int
     epochs: float
     global_batch: int
@@ -80,14 +82,16 @@ def make_plan(
     global_batch = config.batch_size * config.gradient_accumulation_steps * processes
     steps_per_epoch = sum(_steps(count, global_batch) for count in buckets.values())
     trainable = trainable_parameters(config, base)
-    memory = memory_of(config, base, held_out=held_out)
-    images = dataset.train_images + dataset.held_out_images
-    views = images + (dataset.train_images if config.data.flip else 0)
+    memory = memory_of(config, base, dataset)
+    classes = 0 if config.prior is None else max(dataset.class_images, config.prior.images)
+    images = dataset.train_images + dataset.held_out_images + classes
+    views = images + (dataset.train_images + classes if config.data.flip else 0)
     checkpoints = most_checkpoints(config, held_out=held_out) * checkpoint_bytes(config, base)
     return Plan(
         images=dataset.train_images,
         held_out_images=dataset.held_out_images,
         kept_out_images=dataset.kept_out_images,
+        class_images=classes,
         steps=config.steps,
         epochs=round(config.steps / steps_per_epoch, 2) if steps_per_epoch else 0.0,
         global_batch=global_batch,
@@ -114,16 +118,16 @@ def export_bytes(config: TrainConfig, base: BaseDescription) -> int:
     return config.export.bytes_of(profile.unet_parameters + profile.text_encoder_parameters + profile.vae_parameters)
 
 
-def memory_of(config: TrainConfig, base: BaseDescription, *, held_out: bool) -> MemoryParts:
-    """What ``config`` takes on ``base``; ``held_out`` says whether there are images to measure on."""
-    return memory_parts(config, base, positions=_positions(config, base), held_out=held_out)
+def memory_of(config: TrainConfig, base: BaseDescription, dataset: DatasetSummary) -> MemoryParts:
+    """What ``config`` takes on ``base`` with ``dataset``."""
+    return memory_parts(config, base, dataset, positions=_positions(config, base))
 
 
-def fitted(config: TrainConfig, base: BaseDescription, *, held_out: bool, memory_bytes: int) -> Fitting | None:
+def fitted(config: TrainConfig, base: BaseDescription, dataset: DatasetSummary, memory_bytes: int) -> Fitting | None:
     """What to change so that a run fits; None when it does as it is."""
 
     def taken(changed: TrainConfig) -> int:
-        return memory_of(changed, base, held_out=held_out).total
+        return memory_of(changed, base, dataset).total
 
     if fits(taken(config), memory_bytes):
         return None

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from contracts.dataset import DatasetSummary
 from contracts.failures import FieldError, InvalidInput
-from contracts.mixing import Mixture
+from contracts.mixing import Mixture, summarise_mixture
 from contracts.objective import PriorSettings
 
 
@@ -36,3 +37,9 @@ def set_apart(mixture: Mixture, settings: PriorSettings | None) -> tuple[Mixture
         )
     held_out = tuple(row for row in mixture.held_out if row.concept != concept)
     return replace(mixture, train=rest, held_out=held_out), replace(mixture, train=ours, held_out=())
+
+
+def summarise_run(subject: Mixture, classes: Mixture) -> DatasetSummary:
+    """Count both for planning."""
+    images = {pick.row.image for pick in classes.train}
+    return summarise_mixture(subject).model_copy(update={"class_images": len(images)})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from contracts.base import BaseDescription
+from contracts.dataset import DatasetSummary
 from contracts.fitting import does_not_fit
 from contracts.plan import LATENT_BYTES, checkpoint_bytes, export_bytes, fitted, memory_of, weights_file_bytes
 from contracts.rundir import RunDir
@@ -39,8 +40,8 @@ def described(base: Base, cache_dir: Path, memory_bytes: int | None, processes: 
 def refuse_too_large(
     config: TrainConfig,
     base: BaseDescription | None,
+    data: DatasetSummary,
     *,
-    held_out: bool,
     memory_bytes: int | None,
     processes: Processes,
 ) -> None:
@@ -52,9 +53,9 @@ def refuse_too_large(
     limit = memory_bytes or device_bytes(processes.device)
     refused = None
     if limit is not None and base is not None:
-        found = fitted(config, base, held_out=held_out, memory_bytes=limit)
+        found = fitted(config, base, data, limit)
         if found is not None:
-            refused = memory_of(config, base, held_out=held_out).total, limit, found
+            refused = memory_of(config, base, data).total, limit, found
     agreed = processes.from_main(refused)
     if agreed is not None:
         raise does_not_fit(*agreed)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from contracts.failures import FieldError, InvalidInput, PatinaError
 from contracts.rundir import Manifest, RunDir
+from contracts.subject import summarise_run
 from sdxl.base import identity, require_identity
 from sdxl.files import few_steps
 from sdxl.formats import read_header
@@ -42,7 +43,7 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     refuse_too_large(
         job.recipe.config,
         known,
-        held_out=bool(given.subject.held_out),
+        summarise_run(given.subject, given.classes),
         memory_bytes=job.memory_bytes,
         processes=processes,
     )

@@ -195,6 +195,7 @@ def _classes(
         (config.data.resolution_px or base.native_px) // 8 * 8,
         lambda: encoded or live_texts(job.recipe.base_dir, config.data.captions.max_tokens, dtype, processes),
         dtype,
+        config.quantize,
         processes,
         job.cache_dir,
         _announcing("making class pictures", requests, report),

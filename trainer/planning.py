@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.base import BaseDescription
+from contracts.dataset import DatasetSummary
 from contracts.failures import FailureCode, PatinaError
 from contracts.fitting import Fitting, does_not_fit, word
-from contracts.mixing import Mixture, summarise_mixture
 from contracts.plan import Plan, fitted, make_plan
 from contracts.rundir import RunDir
 from contracts.sizes import size
+from contracts.subject import summarise_run
 from contracts.train import TrainConfig, parse_config
 from sdxl.base import describe
 from trainer.attempt import attempt
@@ -55,14 +56,15 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
         PatinaError: the base or the data cannot be used, or OUT_OF_MEMORY with what to change.
     """
     # What a run would be refused for is said before the base is hashed and its shape traced.
-    subject = look_at(recipe, asked.cache_dir).subject
+    given = look_at(recipe, asked.cache_dir)
+    data = summarise_run(given.subject, given.classes)
     base = describe(recipe.base_dir, cache_dir=asked.cache_dir / "identities")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    planned = _planner(subject, asked, base, device)
+    planned = _planner(data, asked, base, device)
     config, limit = recipe.config, asked.memory_bytes or device_bytes(device)
     plan, fitting = planned(config), None
     if limit is not None:
-        fitting = fitted(config, base, held_out=plan.held_out_images > 0, memory_bytes=limit)
+        fitting = fitted(config, base, data, limit)
     if limit is not None and fitting is not None:
         if not (asked.apply and fitting.fits):
             # The table answers what the run takes; whoever asked for a recipe that fits is told that there is none.
@@ -83,9 +85,8 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
 
 
 def _planner(
-    subject: Mixture, asked: Asked, base: BaseDescription, device: torch.device
+    data: DatasetSummary, asked: Asked, base: BaseDescription, device: torch.device
 ) -> Callable[[TrainConfig], Plan]:
-    data = summarise_mixture(subject)
     name = device_name(device)
 
     def planned(config: TrainConfig) -> Plan:
@@ -138,6 +139,7 @@ def _table(plan: Plan) -> Table:
     rows = {
         "images": f"{plan.images} ({plan.held_out_images} held out)",
         **({"held out by another data set": str(plan.kept_out_images)} if plan.kept_out_images else {}),
+        **({"class pictures": str(plan.class_images)} if plan.class_images else {}),
         "buckets": ", ".join(f"{bucket}: {count:g}" for bucket, count in plan.buckets.items()),
         "images smaller than their bucket": f"{plan.upscaled_images:g} ({plan.much_upscaled_images:g} by too much)",
         "steps": f"{plan.steps} of {plan.global_batch} images ({plan.epochs:g} epochs)",

@@ -19,7 +19,8 @@ from contracts.buckets import GlobalBatch, Schedule
 from contracts.config import digest
 from contracts.dataset import VersionRow
 from contracts.mixing import Mixture, Samples
-from contracts.objective import PriorSettings
+from contracts.objective import CLASS_PICTURES_AT_ONCE, PriorSettings
+from contracts.precision import Quantization
 from sdxl.base import Base, load_base
 from sdxl.conditioning import join
 from sdxl.sampling import sample, to_bytes
@@ -28,9 +29,6 @@ from trainer.files import write_atomically
 from trainer.images import DAMAGED, IdentityMemory
 from trainer.latents import OnDone, Texts
 from trainer.processes import Processes
-
-AT_ONCE = 2
-"""Pictures sampled in one batch: always so many, as a picture's last bits depend on what is in its batch."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,7 @@ def class_pictures(
     side_px: int,
     texts: Callable[[], Texts],
     dtype: torch.dtype,
+    quantize: Quantization | None,
     processes: Processes,
     cache_dir: Path,
     on_done: OnDone,
@@ -71,12 +70,12 @@ def class_pictures(
     Raises:
         StopRequested: as ``made_pictures``.
     """
-    missing = settings.images - len({row.image for row in own.rows})
-    if missing <= 0:
+    missing = settings.to_make(len({row.image for row in own.rows}))
+    if not missing:
         return own, read_own
     memory, folder = IdentityMemory(cache_dir / "pictures.jsonl"), cache_dir / "class-pictures"
     rows, files = made_pictures(
-        folder, base, identities, settings, missing, side_px, texts, dtype, processes, memory, on_done
+        folder, base, identities, settings, missing, side_px, texts, dtype, quantize, processes, memory, on_done
     )
 
     def read(image: str) -> bytes:
@@ -94,6 +93,7 @@ def made_pictures(
     side_px: int,
     texts: Callable[[], Texts],
     dtype: torch.dtype,
+    quantize: Quantization | None,
     processes: Processes,
     memory: IdentityMemory,
     on_done: OnDone,
@@ -105,6 +105,7 @@ def made_pictures(
         base: its description, with the scheduler's config it is sampled with.
         identities: of the base and of its VAE.
         texts: gives what encodes captions; asked when there is something to make.
+        quantize: how the base's transformers are kept, as in training, so that they take no more memory than there.
 
     Raises:
         StopRequested: ``on_done`` said so; what was made is kept.
@@ -119,14 +120,16 @@ def made_pictures(
             "side_px": side_px,
             "predicts": base.scheduler_config["prediction_type"],
             "dtype": str(dtype),
+            # Added where it is used alone, so that pictures made before it counted are found.
+            **({"quantize": quantize} if quantize else {}),
         }
     )
     folder = folder / key[:32]
     folder.mkdir(parents=True, exist_ok=True)
-    batches = range(math.ceil(count / AT_ONCE))
+    batches = range(math.ceil(count / CLASS_PICTURES_AT_ONCE))
     missing = processes.from_main([batch for batch in batches if _lacks(folder, batch, memory)])
     if missing:
-        _make(folder, base, settings, missing, side_px, texts, dtype, processes, on_done)
+        _make(folder, base, settings, missing, side_px, texts, dtype, quantize, processes, on_done)
     rows: list[VersionRow] = []
     files: dict[str, Path] = {}
     for number in range(count):
@@ -153,18 +156,22 @@ def _make(
     side_px: int,
     texts: Callable[[], Texts],
     dtype: torch.dtype,
+    quantize: Quantization | None,
     processes: Processes,
     on_done: OnDone,
 ) -> None:
     mine = batches[processes.rank :: processes.count]
-    loaded = load_base(described.path, dtype=dtype, device=processes.device, components={"unet", "vae"})
-    base = replace(loaded, scheduler_config=described.scheduler_config)
+    # What encodes captions has left memory when the rest comes.
     encode = texts()
-    prompt, nothing = (join([encode(text)] * AT_ONCE) for text in (settings.class_prompt, None))
+    prompt, nothing = (join([encode(text)] * CLASS_PICTURES_AT_ONCE) for text in (settings.class_prompt, None))
     del encode
+    loaded = load_base(
+        described.path, dtype=dtype, device=processes.device, components={"unet", "vae"}, quantize=quantize
+    )
+    base = replace(loaded, scheduler_config=described.scheduler_config)
     stopped = False
     for done, batch in enumerate(mine, start=1):
-        numbers = [batch * AT_ONCE + place for place in range(AT_ONCE)]
+        numbers = [batch * CLASS_PICTURES_AT_ONCE + place for place in range(CLASS_PICTURES_AT_ONCE)]
         pictures = sample(
             base,
             prompt.to(device=processes.device),
@@ -179,7 +186,8 @@ def _make(
             png = io.BytesIO()
             Image.fromarray(picture).save(png, "PNG")
             write_atomically(_file(folder, number), png.getvalue())
-        if stopped := on_done(min(done * processes.count, len(batches)) * AT_ONCE, len(batches) * AT_ONCE):
+        made = min(done * processes.count, len(batches))
+        if stopped := on_done(made * CLASS_PICTURES_AT_ONCE, len(batches) * CLASS_PICTURES_AT_ONCE):
             break
     del base, loaded
     if int(processes.sum_(torch.tensor(int(stopped), device=processes.device))):
@@ -188,8 +196,8 @@ def _make(
 
 def _lacks(folder: Path, batch: int, memory: IdentityMemory) -> bool:
     """Whether one of a batch's pictures is not there, or cannot be read."""
-    for place in range(AT_ONCE):
-        file = _file(folder, batch * AT_ONCE + place)
+    for place in range(CLASS_PICTURES_AT_ONCE):
+        file = _file(folder, batch * CLASS_PICTURES_AT_ONCE + place)
         try:
             memory.identify(file.read_bytes())
         except DAMAGED:

@@ -15,9 +15,9 @@ from catalog.datasets import service as datasets
 from catalog.datasets.models import DatasetVersion
 from contracts.dataset import DatasetSummary
 from contracts.failures import FailureCode, PatinaError
-from contracts.mixing import Mixture, Share, Source, mix, mixture_digest, summarise_mixture
+from contracts.mixing import Mixture, Share, Source, mix, mixture_digest
 from contracts.run import DatasetChoice, RunRequest
-from contracts.subject import set_apart
+from contracts.subject import set_apart, summarise_run
 from contracts.train import TrainConfig
 
 
@@ -84,7 +84,7 @@ def hold(session: Session, owner: str, versions: Mapping[str, Mapping[str, Any]]
 
 
 def summarise(session: Session, owner: str, fed: Sequence[Fed], config: TrainConfig) -> DatasetSummary:
-    """What planning needs to know of all of them together, class pictures left out.
+    """What planning needs to know of all of them together, class pictures apart.
 
     Raises:
         InvalidInput: no image has a concept that is named, or all have that of class pictures.
@@ -97,8 +97,7 @@ def summarise(session: Session, owner: str, fed: Sequence[Fed], config: TrainCon
     if not mixture.train:
         message = "Every image one of the datasets trains on is held out by another; none is left to train on."
         raise PatinaError(FailureCode.EMPTY_DATASET, message, "Leave one out, or hold out the same images in each.")
-    subject, _ = set_apart(mixture, prior)
-    return summarise_mixture(subject)
+    return summarise_run(*set_apart(mixture, prior))
 
 
 def digest_of(fed: Sequence[Fed]) -> str:

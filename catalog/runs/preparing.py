@@ -87,8 +87,7 @@ def prepare(
         seconds_per_step=None if measured is None else measured.seconds_per_step,
     )
     if memory_bytes is not None:
-        held_out = summary.held_out_images > 0
-        fitting = fitted(config, described, held_out=held_out, memory_bytes=memory_bytes)
+        fitting = fitted(config, described, summary, memory_bytes)
         planned = planned.model_copy(update={"fitting": fitting})
     return Prepared(config, base, fed, shape, planned)
 

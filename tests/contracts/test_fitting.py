@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from contracts.dataset import DatasetSummary
 from contracts.fitting import ALLOWANCE_BYTES, Fitting, does_not_fit, fits
 from contracts.memory import MemoryParts
 from contracts.plan import fitted, memory_of
@@ -11,6 +12,7 @@ from contracts.train import TrainConfig, parse_config
 from tests.profiles import small_base
 
 BASE = small_base()
+DATA = DatasetSummary(digest="c" * 64, train_sizes={"1024x1024": 7}, train_images=7, held_out_images=1)
 SETTINGS: dict[str, Any] = {"batch_size": 4, "precision": "bf16", "lora": {"rank": 8}}
 TRAINED = 8 * 512 + 4 * 1024
 """Numbers that adapters of rank 8 take."""
@@ -21,11 +23,11 @@ def config(**changes: Any) -> TrainConfig:
 
 
 def memory(given: TrainConfig) -> MemoryParts:
-    return memory_of(given, BASE, held_out=True)
+    return memory_of(given, BASE, DATA)
 
 
 def to_fit(given: TrainConfig, memory_bytes: int) -> Fitting:
-    found = fitted(given, BASE, held_out=True, memory_bytes=memory_bytes)
+    found = fitted(given, BASE, DATA, memory_bytes)
     assert found is not None
     return found
 
@@ -105,7 +107,7 @@ class TestFit:
         assert "would not fit even with" in does_not_fit(10**7, 10**6, found).hint
 
     def test_changes_nothing_that_fits(self) -> None:
-        assert fitted(config(), BASE, held_out=True, memory_bytes=2**40) is None
+        assert fitted(config(), BASE, DATA, 2**40) is None
 
     def test_words_of_a_limit_below_what_is_kept_free_make_sense(self) -> None:
         found = does_not_fit(100 * 2**20, 50 * 2**20, Fitting(changes=(), fits=False))

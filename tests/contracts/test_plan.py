@@ -126,6 +126,30 @@ class TestMakePlan:
         # One picture is decoded in fp32; sampling it guided takes two images in the compute type.
         assert plan.memory.vae == 10_000 * 4 + 2 * 50_000 * 2
 
+    @pytest.mark.parametrize(
+        ("changes", "unet", "images", "dense"),
+        [
+            ({}, 1_000_000 * 2, 4, 0),
+            ({"prior.guidance_scale": 1.0}, 1_000_000 * 2, 2, 0),
+            ({"method": "full"}, 1_000_000 * 2, 4, 0),
+            ({"quantize": "int8"}, 500_000 * 2 + 500_000 + 4 * 1_000, 4, 50_000 * (2 + 4)),
+        ],
+    )
+    def test_making_class_pictures_needs_the_base_and_the_vae(
+        self, changes: dict[str, Any], unet: int, images: int, dense: int
+    ) -> None:
+        given = config(prior={"class_prompt": "a dog", "images": 10}, **changes)
+        # Two are sampled together, guided as four.
+        assert planned(given).memory.class_pictures == unet + 10_000 * 4 + images * 50_000 * 2 + dense
+        enough = DATA.model_copy(update={"class_images": 10})
+        assert make_plan(given, BASE, enough).memory.class_pictures == 0
+
+    def test_the_peak_is_making_class_pictures_where_that_takes_more(self) -> None:
+        given = config(prior={"class_prompt": "a dog"}, gradient_checkpointing=True, batch_size=1)
+        profile = small_profile().model_copy(update={"vae_decoding": footprint(10**7)})
+        plan = make_plan(given, BASE.model_copy(update={"profile": profile}), DATA)
+        assert plan.memory_total == plan.memory.class_pictures == 2_000_000 + 10_000 * 4 + 4 * 10**7
+
     def test_the_peak_is_encoding_where_that_takes_more(self) -> None:
         huge = BASE.model_copy(update={"profile": small_profile().model_copy(update={"vae_parameters": 10**9})})
         assert make_plan(config(), huge, DATA).memory_total == 10**9 * 4 + 20_000 * 4
@@ -193,11 +217,20 @@ class TestDisk:
     def test_no_more_checkpoints_are_counted_than_are_saved(self, changes: dict[str, Any], count: int) -> None:
         assert most_checkpoints(config(steps=100, **{"checkpoint.keep": 2}, **changes), held_out=True) == count
 
+    def test_class_pictures_are_cached_with_the_others(self) -> None:
+        disks = [
+            make_plan(given, BASE, DATA.model_copy(update={"class_images": there})).disk_bytes
+            for given in (config(), config(prior={"class_prompt": "a dog", "images": 5}))
+            for there in (0, 8)
+        ]
+        of_one = 128 * 128 * 4 * 8 + 1_000 * 2
+        assert [disk - disks[0] for disk in disks] == [0, 0, 5 * of_one, 8 * of_one]
+
 
 class TestPlansOfOlderVersions:
     def test_are_still_read(self) -> None:
         plan = make_plan(parse_config(SETTINGS), BASE, DATA).model_dump(mode="json")
-        for unknown_then in ("vae", "encoding", "loading", "update"):
+        for unknown_then in ("vae", "encoding", "class_pictures", "loading", "update"):
             del plan["memory"][unknown_then]
-        del plan["much_upscaled_images"], plan["fitting"]
+        del plan["much_upscaled_images"], plan["class_images"], plan["fitting"]
         assert Plan.model_validate(plan).memory.vae == 0

@@ -6,7 +6,7 @@ from contracts.dataset import Split, VersionRow
 from contracts.failures import InvalidInput
 from contracts.mixing import Share, Source, mix
 from contracts.objective import PriorSettings
-from contracts.subject import set_apart
+from contracts.subject import set_apart, summarise_run
 
 
 def row(image: str, concept: str | None = None, split: Split = Split.TRAIN) -> VersionRow:
@@ -36,3 +36,9 @@ class TestSetApart:
             set_apart(MIXTURE, PriorSettings(class_prompt="a bird", concept="bird"))
         (error,) = caught.value.errors
         assert error.message == "no picture of the data set has the concept 'bird'; its concepts are cat, dog"
+
+
+class TestSummariseRun:
+    def test_counts_class_pictures_apart(self) -> None:
+        found = summarise_run(*set_apart(MIXTURE, PriorSettings(class_prompt="a dog", concept="dog")))
+        assert (found.train_images, found.held_out_images, found.class_images) == (2, 1, 1)

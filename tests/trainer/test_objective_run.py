@@ -229,6 +229,19 @@ class TestClassPictures:
             9,
         }
 
+    def test_are_made_by_the_base_as_it_is_kept_in_training(
+        self, base_dir: Path, masked: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loaded = []
+        load = trainer.prior.load_base
+        monkeypatch.setattr(trainer.prior, "load_base", lambda *a, **k: loaded.append(k["quantize"]) or load(*a, **k))
+        for number, quantize in enumerate(("int8", None, "int8")):
+            changes = ALL | {"steps": 1, "quantize": quantize, "prior": ALL["prior"] | {"seed": 9}}  # type: ignore[operator]
+            recipe = make_recipe(tmp_path / "r.yaml", base_dir, masked, optimizer__warmup_steps=0, **changes | QUIET)
+            assert train(recipe, tmp_path / f"run-{number}", cache_dir) == 0
+        # Those of one are none of the other's.
+        assert loaded == ["int8", None]
+
     def test_of_the_data_set_are_those_of_the_concept_and_only_the_lack_is_made(
         self, base_dir: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
