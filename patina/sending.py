@@ -1,9 +1,9 @@
 """Sends files to a dataset so that it can be broken off and run again: nothing twice, nothing lost.
 
-What the dataset has been sent before, by name and content, is left out; small files go together, large ones by tus in
-chunks that are checked one by one, several connections at once. A request that the server finds too large is halved.
-Where an earlier attempt stopped is known to the server alone, so that nothing has to be remembered here. Knows nothing
-about terminals.
+What the dataset has been sent before, by name and content, is left out, but no caption or mask of a picture that is
+sent; small files go together, large ones by tus in chunks that are checked one by one, several connections at once. A
+request that the server finds too large is halved. Where an earlier attempt stopped is known to the server alone, so
+that nothing has to be remembered here. Knows nothing about terminals.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from contracts.failures import FailureCode, InvalidInput, PatinaError
+from contracts.layouts import FileKind, kind_of
 from patina.client import UPLOAD_TIMEOUT_S, Client, Json
-from patina.uploading import portions
+from patina.uploading import picture_of, portions
 
 LARGE_BYTES = 8_000_000
 """Files above it go by tus: sending one again from its start would be noticed."""
@@ -87,6 +88,7 @@ def send(
     with ThreadPoolExecutor(connections) as pool:
         hashed = list(pool.map(_hash, files))
         known = received(client, dataset_id, hashed)
+        known -= _belonging(known, {picture_of(file.name) for file in hashed if file not in known and _shows(file)})
         missing = [file for file in hashed if file not in known]
         advance(sum(file.bytes for file in known))
         begun = unfinished(client, dataset_id) if missing else {}
@@ -225,6 +227,15 @@ class _Gate:
                     raise
                 failures += 1
         raise error
+
+
+def _shows(file: Hashed) -> bool:
+    return kind_of(file.name) is FileKind.IMAGE
+
+
+def _belonging(files: set[Hashed], pictures: set[str]) -> set[Hashed]:
+    """Captions and masks of these pictures: sent apart from their picture they would be for one that is there."""
+    return {file for file in files if not _shows(file) and picture_of(file.name) in pictures}
 
 
 def _hash(file: tuple[str, Path]) -> Hashed:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from contracts.dataset import IMAGE_EXTENSIONS
 from contracts.failures import FailureCode, InvalidInput, PatinaError
-from contracts.layouts import HOLDING_IMAGES, METADATA_NAMES, FileKind, kind_of, why_not
+from contracts.layouts import HOLDING_IMAGES, METADATA_NAMES, FileKind, kind_of, masked_stem, why_not
 
 PORTION_FILES = 100
 PORTION_BYTES = 64_000_000
@@ -92,18 +94,28 @@ def in_words(reason: str, names: Sequence[str]) -> str:
 
 
 def portions(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
-    """The files in requests of bounded size; metadata first, so that no image waits for its caption."""
+    """The files in requests of bounded size; metadata first, so that no image waits for its caption.
+
+    What belongs to one picture goes in one request, by which the server knows that it does.
+    """
     portion: list[tuple[str, Path]] = []
     size_bytes = 0
-    for name, path in sorted(files, key=lambda file: not file[0].lower().endswith(METADATA_NAMES)):
-        weight = path.stat().st_size
-        if portion and (len(portion) >= PORTION_FILES or size_bytes + weight > PORTION_BYTES):
+    ordered = sorted(files, key=lambda file: (not file[0].lower().endswith(METADATA_NAMES), picture_of(file[0])))
+    for _, group in groupby(ordered, key=lambda file: picture_of(file[0])):
+        together = list(group)
+        weight = sum(path.stat().st_size for _, path in together)
+        if portion and (len(portion) + len(together) > PORTION_FILES or size_bytes + weight > PORTION_BYTES):
             yield portion
             portion, size_bytes = [], 0
-        portion.append((name, path))
+        portion += together
         size_bytes += weight
     if portion:
         yield portion
+
+
+def picture_of(name: str) -> str:
+    """The name, without extension, of the picture a file shows, masks or describes."""
+    return masked_stem(name) if kind_of(name) is FileKind.MASK else posixpath.splitext(name)[0]
 
 
 def _why_unread(path: Path) -> str | None:

@@ -2,19 +2,21 @@
 
 A sidecar ``a/cat.txt`` names ``a/cat.*``; a line of ``a/metadata.jsonl`` names a file exactly, or the only one of that
 name in the folders below; a key of kohya's JSON names a file with or without folder and extension. Names are
-compared inside one archive, or among the files uploaded loose. A caption belongs to the image, not to the file: when
-two files show the same pixels, a caption for either is a caption for the image, and the newest one wins.
+compared inside one archive, or among the files uploaded loose, and of several uploads a caption is for the pictures
+it came with (arrivals.py). A caption belongs to the image, not to the file: when two files show the same pixels, a
+caption for either is a caption for the image, and the newest one wins.
 """
 
 from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from catalog.datasets.arrivals import came_with, meant, why_none
 from contracts.dataset import Fate
 
 MAX_NAME_CHARACTERS = 400
@@ -41,6 +43,7 @@ class ImageFile(NamedTuple):
     scope: int
     name: str
     image: str | None
+    upload: int = 0
 
 
 class CaptionFile(NamedTuple):
@@ -56,6 +59,7 @@ class CaptionFile(NamedTuple):
     naming: Naming
     text: str | None
     folder: str = ""
+    upload: int = 0
 
 
 class Chosen(NamedTuple):
@@ -78,6 +82,8 @@ class Pairing:
     """Image -> the caption rows that name it, oldest first."""
     fates: Mapping[int, tuple[Fate, str | None, str | None]]
     """Caption row -> fate, reason, image."""
+    elsewhere: Collection[str]
+    """Images without a caption of which one has the name that is for another upload's picture."""
 
 
 def pair(images: Sequence[ImageFile], captions: Sequence[CaptionFile]) -> Pairing:
@@ -85,18 +91,26 @@ def pair(images: Sequence[ImageFile], captions: Sequence[CaptionFile]) -> Pairin
     find = _finder(images)
     chosen: dict[tuple[str, bool], Chosen] = {}
     naming: dict[str, list[int]] = {}
+    elsewhere: set[str] = set()
     fates: dict[int, tuple[Fate, str | None, str | None]] = {}
-    for caption in captions:
-        found = list(dict.fromkeys(row.image for row in find(caption) if row.image is not None))
+    named = [(caption, find(caption)) for caption in captions]
+    served = {row.file_id for caption, rows in named for row in came_with(rows, caption.upload)}
+    for caption, rows in named:
+        for_these = meant(rows, caption.upload, served)
+        found = list(dict.fromkeys(row.image for row in for_these or () if row.image is not None))
         if not found:
-            fates[caption.file_id] = (Fate.REJECTED, f"there is no usable image named {caption.target}", None)
+            reason = why_none(rows, for_these, "caption") or f"there is no usable image named {caption.target}"
+            fates[caption.file_id] = (Fate.REJECTED, reason, None)
         for image in found:
             naming.setdefault(image, []).append(caption.file_id)
             _choose(chosen, fates, image, caption)
+        if caption.text is not None:
+            elsewhere |= {row.image for row in rows if row.image is not None}
     # One that was replaced for one of its images may serve another one still.
     for (image, silent), one in chosen.items():
         fates[one.file_id] = (Fate.USED, WITHOUT_CAPTION if silent else None, image)
-    return Pairing({image: one for (image, silent), one in chosen.items() if not silent}, naming, fates)
+    texts = {image: one for (image, silent), one in chosen.items() if not silent}
+    return Pairing(texts, naming, fates, elsewhere - texts.keys())
 
 
 def tidy_name(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
+from catalog.datasets.arrivals import NONE_OF_ITS_OWN, UNCLEAR
 from catalog.datasets.models import DatasetFile, DatasetImage
 from contracts.dataset import DEFAULT_HELD_OUT_SHARE, Fate, Split
 from contracts.layouts import FileKind
@@ -55,6 +56,7 @@ def find_doubts(
         names_of = session.scalars(bare.order_by(DatasetImage.file_id).limit(NAMED)).all()
         message = f"{silent} of {images} images have no caption, though captions were offered"
         found.append(Doubt(message, [image.source_name for image in names_of]))
+    found += _mixed_up(session, owner, dataset_id, bare)
     if held_out_share > 0 and images > 1 and _all_said_to_be_trained_on(session, shown, images):
         names_of = session.scalars(shown.order_by(DatasetImage.file_id).limit(NAMED)).all()
         message = "the files say of every image that it is trained on, so none is held out to measure on"
@@ -65,6 +67,24 @@ def find_doubts(
 def in_words(doubts: Sequence[Doubt]) -> str:
     """All of them as sentences, with the files they are about."""
     return " ".join(f"{doubt.message}: {', '.join(doubt.names)}." for doubt in doubts)
+
+
+def _mixed_up(session: Session, owner: str, dataset_id: str, bare: Select[Any]) -> list[Doubt]:
+    """Files of several uploads that have one name: what is for neither picture, and pictures that so have nothing."""
+    offered = select(DatasetFile).where(DatasetFile.owner == owner, DatasetFile.dataset_id == dataset_id)
+    unclear = offered.where(DatasetFile.fate == Fate.REJECTED, DatasetFile.reason.contains(UNCLEAR, autoescape=True))
+    found = []
+    if count := _count(session, unclear):
+        names = session.scalars(unclear.order_by(DatasetFile.id).limit(NAMED)).all()
+        message = f"{count} captions or masks may be for different pictures of one name, and are for none of them"
+        found.append(Doubt(message, [row.filename for row in names]))
+    passed = offered.where(DatasetFile.reason.contains(NONE_OF_ITS_OWN, autoescape=True))
+    nameless = bare.where(DatasetImage.file_id.in_(passed.with_only_columns(DatasetFile.id)))
+    if count := _count(session, nameless):
+        images = session.scalars(nameless.order_by(DatasetImage.file_id).limit(NAMED)).all()
+        message = f"{count} images have no caption: those of their names are for other uploads' pictures"
+        found.append(Doubt(message, [image.source_name for image in images]))
+    return found
 
 
 def _all_said_to_be_trained_on(session: Session, shown: Select[Any], images: int) -> bool:

@@ -78,6 +78,7 @@ class FileLine:
     repeats: int | None
     split: str | None
     note: str | None
+    ingest: int | None
 
 
 @dataclass(slots=True)

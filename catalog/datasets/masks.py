@@ -1,7 +1,8 @@
 """Which mask belongs to which image: pure matching over ledger rows. Knows nothing about SQL or pixels.
 
-``a/cat_mask.png`` masks ``a/cat.*`` of the same size, inside one archive or among the files uploaded loose; the newest
-mask of an image wins. An alpha channel masks its own image where no such file does.
+``a/cat_mask.png`` masks ``a/cat.*`` of the same size, inside one archive or among the files uploaded loose, of several
+uploads the one it came with (arrivals.py); the newest mask of an image wins. An alpha channel masks its own image where
+no such file does.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from catalog.datasets.arrivals import came_with, meant, why_none
 from catalog.datasets.captions import stem
 from contracts.dataset import Fate
 
 
 class Masked(NamedTuple):
-    """A ledger row that shows an image."""
+    """A ledger row that shows an image; ``image`` is None when it could not be read."""
 
+    file_id: int
     scope: int
     name: str
-    image: str
+    image: str | None
     size: tuple[int, int]
+    upload: int = 0
 
 
 class MaskFile(NamedTuple):
@@ -33,6 +37,7 @@ class MaskFile(NamedTuple):
     size: tuple[int, int]
     alpha_of: str | None = None
     """The image whose alpha channel it is."""
+    upload: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,18 @@ def match_masks(images: Sequence[Masked], masks: Sequence[MaskFile]) -> Masks:
     stems: dict[tuple[int, str], list[Masked]] = {}
     for row in images:
         stems.setdefault((row.scope, stem(row.name)), []).append(row)
+    beside = {mask.file_id: stems.get((mask.scope, mask.target), []) for mask in masks if mask.alpha_of is None}
+    served = {row.file_id for mask in masks for row in came_with(beside.get(mask.file_id, ()), mask.upload)}
     names = {mask.file_id: mask.name for mask in masks}
     chosen: dict[str, int] = {}
     fates: dict[int, tuple[Fate, str | None]] = {}
     for mask in sorted(masks, key=lambda mask: mask.alpha_of is None):
-        beside = stems.get((mask.scope, mask.target), [])
-        fitting = [row.image for row in beside if row.size == mask.size] if mask.alpha_of is None else [mask.alpha_of]
+        named = beside.get(mask.file_id, [])
+        for_these = meant(named, mask.upload, served)
+        fitting = [row.image for row in for_these or () if row.image is not None and row.size == mask.size]
+        fitting = fitting if mask.alpha_of is None else [mask.alpha_of]
         if not fitting:
-            fates[mask.file_id] = (Fate.REJECTED, _why_not(mask, beside))
+            fates[mask.file_id] = (Fate.REJECTED, _why_not(mask, named, for_these))
             continue
         fates[mask.file_id] = (Fate.USED, None)
         for image in fitting:
@@ -69,8 +78,9 @@ def match_masks(images: Sequence[Masked], masks: Sequence[MaskFile]) -> Masks:
     return Masks(chosen, fates)
 
 
-def _why_not(mask: MaskFile, beside: Sequence[Masked]) -> str:
-    if not beside:
-        return f"a mask, but there is no usable image named {mask.target}; rename it if it is a picture of its own"
-    width, height = beside[0].size
-    return f"a mask of {mask.size[0]}x{mask.size[1]} for {beside[0].name}, which is {width}x{height}"
+def _why_not(mask: MaskFile, named: Sequence[Masked], for_these: Sequence[Masked] | None) -> str:
+    if not for_these:
+        lost = f"a mask, but there is no usable image named {mask.target}; rename it if it is a picture of its own"
+        return why_none(named, for_these, "mask") or lost
+    width, height = for_these[0].size
+    return f"a mask of {mask.size[0]}x{mask.size[1]} for {for_these[0].name}, which is {width}x{height}"

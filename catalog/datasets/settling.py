@@ -14,6 +14,7 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from catalog.datasets import captions, repository
+from catalog.datasets.arrivals import NONE_OF_ITS_OWN, number_uploads
 from catalog.datasets.captions import Chosen, Naming, Pairing
 from catalog.datasets.gathered import KINDS, FileLine, ImageLine, gather, write_back
 from catalog.datasets.likeness import nearest, nearest_of
@@ -39,16 +40,18 @@ def settle(session: Session, owner: str, dataset_id: str) -> None:
     images, rows = all_of_it.images, {kind: [row for row in all_of_it.files if row.kind == kind] for kind in KINDS}
     shown, written = rows[FileKind.IMAGE], rows[FileKind.CAPTION]
     parents = {row.id: row for kind in TELLING for row in rows[kind]}
+    uploads = number_uploads(all_of_it.files)
+    told = [row for row in written if row.target is not None and says_something(row)]
     pairing = captions.pair(
-        [captions.ImageFile(row.id, row.parent_id or 0, row.filename, row.image) for row in shown],
-        [_caption_file(row, parents) for row in written if row.target is not None and says_something(row)],
+        [captions.ImageFile(row.id, row.parent_id or 0, row.filename, row.image, uploads[row.id]) for row in shown],
+        [_caption_file(row, parents)._replace(upload=uploads[row.id]) for row in told],
     )
     for row in written:
         if row.id in pairing.fates:
             row.fate, row.reason, row.image = pairing.fates[row.id]
     _settle_images(images, shown, {row.id: row for row in written}, pairing)
     _settle_duplicates(images, shown)
-    _settle_masks(images, shown, rows[FileKind.MASK])
+    _settle_masks(images, shown, rows[FileKind.MASK], uploads)
     looks_like = nearest({image.image: image.likeness for image in images.values() if image.likeness})
     for image in images.values():
         image.near_image = looks_like.get(image.image)
@@ -92,7 +95,8 @@ def _settle_images(
         chosen = chosen or _of_folder(row)
         image.caption, image.caption_source = (chosen.text, chosen.source) if chosen else (None, None)
         row.caption, row.caption_source = image.caption, image.caption_source
-        row.reason = "; ".join(said for said in (row.note, None if chosen else NO_CAPTION) if said) or None
+        bare = None if chosen else NONE_OF_ITS_OWN if row.image in pairing.elsewhere else NO_CAPTION
+        row.reason = "; ".join(said for said in (row.note, bare) if said) or None
 
 
 def _settle_duplicates(images: dict[str, ImageLine], shown: Sequence[FileLine]) -> None:
@@ -121,13 +125,15 @@ def _of_folder(row: FileLine) -> Chosen | None:
     return Chosen(row.concept, f"{folder.name}/", row.id) if folder and row.concept else None
 
 
-def _settle_masks(images: dict[str, ImageLine], shown: Sequence[FileLine], offered: Sequence[FileLine]) -> None:
+def _settle_masks(
+    images: dict[str, ImageLine], shown: Sequence[FileLine], offered: Sequence[FileLine], uploads: dict[int, int]
+) -> None:
     rows = {row.id: row for row in offered if row.image and row.blob_key}
     pictures = {row.id: row.image for row in shown}
     found = match_masks(
-        [Masked(row.parent_id or 0, row.filename, row.image, _size(row)) for row in shown if row.image],
+        [Masked(row.id, row.parent_id or 0, row.filename, row.image, _size(row), uploads[row.id]) for row in shown],
         [
-            MaskFile(row.id, scope, row.filename, row.target or "", _size(row), pictures.get(scope))
+            MaskFile(row.id, scope, row.filename, row.target or "", _size(row), pictures.get(scope), uploads[row.id])
             for row in rows.values()
             for scope in [row.parent_id or 0]
         ],

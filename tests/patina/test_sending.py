@@ -113,6 +113,12 @@ class TestSend:
         assert (sent.accepted, len(sent.skipped), told) == (2, 5, total(folder))
         assert arrived(server, dataset).total() == 8
 
+    def test_a_changed_picture_goes_with_its_caption(self, server: Server, dataset: str, folder: Path) -> None:
+        send(server, dataset, folder)
+        (folder / "a.png").write_bytes(b"retouched")
+        sent, told = send(server, dataset, folder)
+        assert (sent.accepted, "a.txt" in sent.skipped, told) == (2, False, total(folder))
+
     @pytest.mark.parametrize("after", [1, 130_000, 600_000])
     def test_killed_in_the_middle_and_run_again_loses_nothing_and_sends_nothing_twice(
         self, server: Server, dataset: str, folder: Path, after: int

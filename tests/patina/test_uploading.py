@@ -115,9 +115,18 @@ class TestPortions:
     def test_every_file_goes_once_and_metadata_first(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(uploading, "PORTION_FILES", 2)
         portions = [[name for name, _ in p] for p in uploading.portions(uploading.find(folder).sent)]
-        assert portions == [["metadata.jsonl", "a.png"], ["a.txt", "c.caption"], ["sub/B.JPG"]]
+        assert portions == [["metadata.jsonl"], ["a.png", "a.txt"], ["c.caption", "sub/B.JPG"]]
 
-    def test_no_portion_is_larger_than_its_limit_unless_one_file_is(
+    def test_a_picture_goes_with_its_caption_and_its_mask(self, tmp_path: Path) -> None:
+        names = [f"{n:03}{end}" for n in range(200) for end in (".png", ".txt", "_mask.png")]
+        for name in names:
+            (tmp_path / name).write_bytes(b"x")
+        portions = [[name for name, _ in p] for p in uploading.portions(uploading.find(tmp_path).sent)]
+        assert sorted(name for portion in portions for name in portion) == sorted(names)
+        assert [len({name[:3] for name in portion}) * 3 for portion in portions] == [len(one) for one in portions]
+        assert max(map(len, portions)) <= uploading.PORTION_FILES
+
+    def test_no_portion_is_larger_than_its_limit_unless_one_picture_is(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(uploading, "PORTION_BYTES", 11)
@@ -125,4 +134,4 @@ class TestPortions:
         sizes = [
             sum(p.stat().st_size for _, p in portion) for portion in uploading.portions(uploading.find(folder).sent)
         ]
-        assert sizes == [5, 50, 10, 5]
+        assert sizes == [5, 55, 10]
