@@ -20,6 +20,7 @@ import httpx
 from contracts.failures import FailureCode, PatinaError
 from contracts.run import FINISHED
 from patina.events import ENDED, Message, lines, messages, says_the_end
+from patina.targets import writing
 from patina.wire import READ_TIMEOUT_S, connection, raise_problem
 
 Json = dict[str, Any]
@@ -253,21 +254,22 @@ class Client:
 
     def download(self, path: str, target: Path) -> int:
         """Write what lies at ``path`` to ``target``, all of it or nothing; its size in bytes."""
-        partial = target.with_name(target.name + ".part")
-        try:
-            with self._http.stream("GET", f"/api/v1{path}") as response:
-                if not response.is_success:
-                    response.read()
-                    raise_problem(response)
-                with partial.open("wb") as file:
-                    for chunk in response.iter_bytes():
-                        file.write(chunk)
-            partial.replace(target)
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from None
-        finally:
-            partial.unlink(missing_ok=True)
-        return target.stat().st_size
+        partial = target.parent / f"{target.name}.part"
+        with writing(target):
+            try:
+                with self._http.stream("GET", f"/api/v1{path}") as response:
+                    if not response.is_success:
+                        response.read()
+                        raise_problem(response)
+                    with partial.open("wb") as file:
+                        for chunk in response.iter_bytes():
+                            file.write(chunk)
+                partial.replace(target)
+            except httpx.TransportError as error:
+                raise self._unreachable(error) from None
+            finally:
+                partial.unlink(missing_ok=True)
+            return target.stat().st_size
 
     def _unreachable(self, error: httpx.TransportError) -> PatinaError:
         late = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)

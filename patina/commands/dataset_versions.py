@@ -12,6 +12,7 @@ from patina import contents
 from patina.client import Json
 from patina.connect import connect
 from patina.output import AsJson, facts, give, rows, short, size
+from patina.targets import writing
 from patina.times import when
 
 SHOWN_CHANGES = 50
@@ -65,7 +66,8 @@ def download(
         name = f"{dataset}-v{number}.{'parquet' if parquet else 'zip'}"
         target = (output or Path(name)).expanduser()
         target = target / name if target.is_dir() else target
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         written = contents.download(client, dataset, str(number), form, target)
     told = {"file": str(target), "bytes": written}
     give(told, as_json, lambda: facts([("file", target), ("size", size(written))]))

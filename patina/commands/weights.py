@@ -16,6 +16,7 @@ from patina.client import Json
 from patina.connect import connect
 from patina.output import AsJson, facts, give, rows, short, size
 from patina.removing import confirm
+from patina.targets import writing
 from patina.times import when
 
 Dialect = Literal["kohya", "diffusers", "peft"]
@@ -66,11 +67,12 @@ def download(
         if dialect == "peft" and target.exists():
             message = f"There is something at {target} already; a PEFT folder is never written over."
             raise PatinaError(FailureCode.CONFLICT, message, "Choose another name, or remove it first.")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         if dialect is None:
             count, notes = client.download_weights(name, str(found["version"]), target), []
         else:
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
+            with writing(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
                 published = Path(folder, "published.safetensors")
                 count = client.download_weights(name, str(found["version"]), published)
                 notes = _convert(published, target, dialect)

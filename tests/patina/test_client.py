@@ -111,6 +111,15 @@ class TestDownloads:
             _client(lambda r: httpx.Response(200, content=half())).download_weights("n", "1", tmp_path / "f")
         assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("f", b"old")]
 
+    @pytest.mark.parametrize("name", ["nowhere/f", "file/f", "folder", "folder/..", "x" * 300])
+    def test_a_file_that_cannot_be_written_is_named(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "file").write_bytes(b"old")
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(InvalidInput) as caught:
+            _client(lambda r: httpx.Response(200, content=b"weights")).download_weights("n", "1", tmp_path / name)
+        assert caught.value.message.startswith(f"{tmp_path / name} cannot be written: ")
+        assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
+
 
 class TestRunEvents:
     def test_it_ends_with_the_runs_end(self) -> None:

@@ -174,6 +174,7 @@ class TestVersions:
         run(capfd, "download", "style", "--version", "1", "--parquet", "-o", str(tmp_path / "a" / "b.parquet"))
         assert (tmp_path / "a" / "b.parquet").read_bytes()[:4] == b"PAR1"
         assert not list(tmp_path.rglob("*.part"))
+        assert run(capfd, "download", "style", "-o", str(tmp_path / "style.zip" / "x.zip")) == "invalid_input"
 
 
 class TestTables:

@@ -51,6 +51,16 @@ def test_the_form_is_the_one_asked_for_and_what_others_will_misread_is_told(
     assert [entry.name for entry in tmp_path.iterdir()] == ["style-3.safetensors"]
 
 
+@pytest.mark.parametrize("words", [(), ("--dialect", "kohya")])
+def test_a_place_that_cannot_be_is_named(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    told = run(capfd, "-o", str(tmp_path / "file" / "x.safetensors"), *words)
+    assert told["code"] == "invalid_input"
+    assert "file/x.safetensors cannot be written: " in told["detail"]
+
+
 def test_pefts_is_a_folder_that_is_never_written_over(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "style-3").mkdir()
     told = run(capfd, "-o", str(tmp_path), "--dialect", "peft")
