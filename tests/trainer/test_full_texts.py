@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from contracts import events
+from contracts.dataset import DatasetSummary
 from contracts.lora import TEXT_ENCODERS
 from contracts.memory import memory_parts
 from contracts.rundir import Completed, RunDir
@@ -37,6 +38,7 @@ BOTH: dict[str, Any] = {
     "export__layouts": [],
     "ema": {"decay": 0.5},
 }
+UNMEASURED = DatasetSummary(digest="c" * 64, train_sizes={"64x64": 4}, train_images=4, held_out_images=0)
 DEMO_BASE = Path(__file__).parents[2] / "bases" / "emoji-xl"
 UNREAD = ("text_encoder.text_model.encoder.layers.1.", "text_encoder.text_model.final_layer_norm.")
 """SDXL reads CLIP-L's states before its last layer."""
@@ -149,7 +151,7 @@ class TestPlanned:
         networks = [getattr(base, name) for name in ("unet", *TEXT_ENCODERS)]
         resident = [*(p for n in networks for p in (*n.parameters(), *n.buffers())), flat.vector, flat.gradient]
         counted = peak_bytes_of(step, ignored=[*resident, *inputs])
-        parts = memory_parts(config, known, positions=side**2, held_out=False)
+        parts = memory_parts(config, known, UNMEASURED, positions=side**2)
         weights = flat.vector.nbytes + sum(tensor.nbytes for tensor in model.unread.values())
         planned = parts.weights + parts.gradients + parts.activations
         assert planned == pytest.approx(weights + flat.gradient.nbytes + counted, rel=0.05)
