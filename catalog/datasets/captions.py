@@ -1,7 +1,8 @@
 """Which caption belongs to which image: pure matching over ledger rows. Knows nothing about SQL.
 
-A sidecar ``a/cat.txt`` names ``a/cat.*``; a line of ``a/metadata.jsonl`` names a file exactly, or the only one of that
-name in the folders below; a key of kohya's JSON names a file with or without folder and extension. Names are
+A sidecar ``a/cat.txt`` names ``a/cat.*``; a line of ``a/metadata.jsonl`` names a file exactly, or the only one below
+whose path ends as it says, or is the end of what it says; so does a key of kohya's JSON, with or without extension.
+Such a guess disregards case where it must, and never is a file that another line names exactly. Names are
 compared inside one archive, or among the files uploaded loose, and of several uploads a caption is for the pictures
 it came with (arrivals.py). A caption belongs to the image, not to the file: when two files show the same pixels, a
 caption for either is a caption for the image, and the newest one wins.
@@ -71,6 +72,10 @@ class Chosen(NamedTuple):
 
 
 Names = dict[tuple[int, str], list[ImageFile]]
+Fold = Callable[[str], str]
+
+FOLDS: tuple[Fold, ...] = (str, str.casefold)
+"""How names are compared: as they are written, and where that finds nothing without regard to case."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,17 @@ def pair(images: Sequence[ImageFile], captions: Sequence[CaptionFile]) -> Pairin
     naming: dict[str, list[int]] = {}
     elsewhere: set[str] = set()
     fates: dict[int, tuple[Fate, str | None, str | None]] = {}
-    named = [(caption, find(caption)) for caption in captions]
+    looked = [(caption, *find(caption)) for caption in captions]
+    taken = {
+        (caption.upload, row.file_id)
+        for caption, rows, exactly in looked
+        for row in rows
+        if exactly and caption.naming is not Naming.SIDECAR
+    }
+    named = [
+        (caption, [row for row in rows if exactly or (caption.upload, row.file_id) not in taken])
+        for caption, rows, exactly in looked
+    ]
     served = {row.file_id for caption, rows in named for row in came_with(rows, caption.upload)}
     for caption, rows in named:
         for_these = meant(rows, caption.upload, served)
@@ -141,26 +156,44 @@ def beside(metadata_name: str, file_name: str) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(metadata_name), file_name))
 
 
-def _finder(images: Sequence[ImageFile]) -> Callable[[CaptionFile], list[ImageFile]]:
-    """Looks up the files a caption names."""
-    whole, stems, last, last_stems = (_by(images, key) for key in (str, stem, posixpath.basename, _bare))
+def _finder(images: Sequence[ImageFile]) -> Callable[[CaptionFile], tuple[list[ImageFile], bool]]:
+    """Looks up the files a caption names, and whether it names them exactly."""
+    whole, stems = _by(images, str), _by(images, stem)
+    written = [
+        (fold, _by(images, _folded(fold, posixpath.basename)), _by(images, _folded(fold, _bare))) for fold in FOLDS
+    ]
 
-    def find(caption: CaptionFile) -> list[ImageFile]:
+    def find(caption: CaptionFile) -> tuple[list[ImageFile], bool]:
         scope, target = caption.scope, caption.target
         if caption.naming is Naming.SIDECAR:
-            return stems.get((scope, target), [])
+            return stems.get((scope, target), []), True
         if caption.naming is Naming.WHOLE or (scope, target) in whole:
-            return whole.get((scope, target), [])
-        if caption.naming is Naming.LINE:
-            below = [row for row in last.get((scope, posixpath.basename(target)), []) if _lies_in(row, caption.folder)]
-            return _only_one(below)
-        return (
-            stems.get((scope, target))
-            or _only_one(last.get((scope, posixpath.basename(target)), []))
-            or _only_one(last_stems.get((scope, posixpath.basename(target)), []))
-        )
+            return whole.get((scope, target), []), True
+        if caption.naming is Naming.KEY and (scope, target) in stems:
+            return stems[scope, target], True
+        for fold, last, last_stems in written:
+            place = scope, fold(posixpath.basename(target))
+            found = _only_one([row for row in last.get(place, []) if _may_be(row.name, caption, fold)], caption)
+            if not found and caption.naming is Naming.KEY:
+                bare = [row for row in last_stems.get(place, []) if _may_be(stem(row.name), caption, fold)]
+                found = _only_one(bare, caption)
+            if found:
+                return found, False
+        return [], False
 
     return find
+
+
+def _folded(fold: Fold, key: Fold) -> Fold:
+    return lambda name: fold(key(name))
+
+
+def _may_be(name: str, caption: CaptionFile, fold: Fold) -> bool:
+    """Whether a path is one that a line or key gives the end of, or the whole of what it gives the way to."""
+    if caption.naming is Naming.LINE and not _lies_in(name, caption.folder):
+        return False
+    path, target = (fold(_within(one, caption.folder)) for one in (name, caption.target))
+    return f"/{path}".endswith(f"/{target}") or f"/{target}".endswith(f"/{path}")
 
 
 def _by(images: Sequence[ImageFile], key: Callable[[str], str]) -> Names:
@@ -174,13 +207,18 @@ def _bare(name: str) -> str:
     return stem(posixpath.basename(name))
 
 
-def _lies_in(row: ImageFile, folder: str) -> bool:
-    return not folder or row.name.startswith(f"{folder}/")
+def _lies_in(name: str, folder: str) -> bool:
+    return not folder or name.startswith(f"{folder}/")
 
 
-def _only_one(found: list[ImageFile]) -> list[ImageFile]:
-    """A name alone says which file is meant only when there are no two of them."""
-    return found if len({row.name for row in found}) == 1 else []
+def _within(name: str, folder: str) -> str:
+    return name[len(folder) + 1 :] if folder and _lies_in(name, folder) else name
+
+
+def _only_one(found: list[ImageFile], caption: CaptionFile) -> list[ImageFile]:
+    """A name alone says which file is meant only when there are no two of them: in its upload, or else at all."""
+    own = [row for row in found if row.upload == caption.upload]
+    return next((rows for rows in (own, found) if len({row.name for row in rows}) == 1), [])
 
 
 def _choose(

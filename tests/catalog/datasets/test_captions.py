@@ -115,6 +115,10 @@ class TestNaming:
         images = [_image(1, "train/cat.png", "CAT"), _image(2, "test/cat.png", "DOG")]
         assert pair(images, [_line(3, "cat.png", "a cat")]).captions == {}
 
+    def test_a_line_finds_the_only_file_of_its_upload_whatever_others_bring(self) -> None:
+        images = [_image(1, "train/cat.png", "CAT"), _image(2, "more/cat.png", "DOG")._replace(upload=1)]
+        assert pair(images, [_line(3, "cat.png", "a cat")]).captions["CAT"].text == "a cat"
+
     def test_a_line_looks_only_below_its_own_folder(self) -> None:
         line = CaptionFile(2, LOOSE, "test/metadata.jsonl:1", "test/cat.png", Naming.LINE, "a cat", "test")
         assert pair([_image(1, "train/cat.png", "CAT")], [line]).captions == {}
@@ -133,3 +137,31 @@ class TestNaming:
     def test_a_key_that_may_mean_two_files_means_none(self) -> None:
         images = [_image(1, "a/cat.png", "CAT"), _image(2, "b/cat.png", "DOG")]
         assert pair(images, [_key(3, "cat", "a cat")]).captions == {}
+
+    def test_a_line_whose_file_is_not_there_is_for_no_file_in_another_folder(self) -> None:
+        lines = [_line(3, "cats/001.jpg", "a cat"), _line(4, "dogs/001.jpg", "a dog")]
+        pairing = pair([_image(1, "cats/001.jpg", "CAT")], lines)
+        assert pairing.captions["CAT"].text == "a cat"
+        assert pairing.fates[4] == (Fate.REJECTED, "there is no usable image named dogs/001.jpg", None)
+        assert pair([_image(1, "cats/001.jpg", "CAT")], [_key(4, "dogs/001", "a dog")]).captions == {}
+
+    def test_a_file_that_differs_in_case_alone_is_meant(self) -> None:
+        images = [_image(1, "cats/001.jpg", "CAT"), _image(2, "dogs/001.JPG", "DOG")]
+        lines = [_line(3, "cats/001.jpg", "a cat"), _line(4, "dogs/001.jpg", "a dog")]
+        for captions in (lines, [_key(3, "cats/001", "a cat"), _key(4, "Dogs/001", "a dog")]):
+            texts = {image: chosen.text for image, chosen in pair(images, captions).captions.items()}
+            assert texts == {"CAT": "a cat", "DOG": "a dog"}
+
+    def test_case_is_no_guess_between_two_files(self) -> None:
+        images = [_image(1, "a.jpg", "CAT"), _image(2, "A.JPG", "DOG")]
+        assert pair(images, [_line(3, "A.jpg", "a cat")]).captions == {}
+
+    def test_a_file_that_a_line_names_exactly_is_for_no_line_that_may_mean_it(self) -> None:
+        images = [_image(1, "001.jpg", "CAT")]
+        pairing = pair(images, [_line(3, "001.jpg", "a cat"), _line(4, "dogs/001.jpg", "a dog")])
+        assert pairing.captions["CAT"].text == "a cat"
+        assert pairing.fates[4][0] is Fate.REJECTED
+
+    def test_a_line_with_folders_finds_the_end_of_a_path_and_a_path_its_end(self) -> None:
+        for name in ("sets/pets/cats/001.jpg", "cats/001.jpg", "001.jpg"):
+            assert list(pair([_image(1, name, "CAT")], [_line(2, "pets/cats/001.jpg", "a cat")]).captions) == ["CAT"]
