@@ -17,12 +17,16 @@ from typing import Any
 import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.script.revision import ResolutionError
+from alembic.util.exc import CommandError
 from sqlalchemy import JSON, BigInteger, Connection, Double, Engine, Integer, MetaData, Text, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.sql.expression import FunctionElement
+
+from contracts.failures import FailureCode, PatinaError
 
 log = structlog.get_logger(__name__)
 
@@ -107,13 +111,26 @@ class Database:
             yield session
 
     def upgrade(self) -> None:
-        """Bring the schema to the newest revision; safe to call from several processes at once."""
+        """Bring the schema to the newest revision; safe to call from several processes at once.
+
+        Raises:
+            PatinaError: HOME_UNUSABLE: it is at a revision that is not known here.
+        """
         if self.url.drivername.startswith("sqlite") and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         with self.engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
-            command.upgrade(migrations_config(connection), "head")
+            try:
+                command.upgrade(migrations_config(connection), "head")
+            except CommandError as error:
+                if not isinstance(error.__cause__, ResolutionError):
+                    raise
+                raise PatinaError(
+                    FailureCode.HOME_UNUSABLE,
+                    "This home was made by a newer Patina: its database has a form that is not known here.",
+                    "Update Patina, or choose another home (PATINA_HOME) or database (PATINA_DATABASE_URL).",
+                ) from error
 
     def close(self) -> None:
         """Close pooled connections."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -15,6 +16,7 @@ from catalog.db import Base, Database, migrations_config
 from catalog.jobs import Job, JobState
 from catalog.registry.models import Weights, WeightsVersion
 from catalog.runs.models import Run, RunVersion
+from contracts.failures import FailureCode, PatinaError
 
 
 class TestMigrations:
@@ -36,6 +38,20 @@ class TestMigrations:
         with database.engine.connect() as connection:
             newest = ScriptDirectory.from_config(migrations_config(connection)).get_current_head()
             assert MigrationContext.configure(connection).get_current_heads() == (newest,)
+
+    def test_a_database_of_a_newer_patina_is_refused_and_left_as_it_is(self, database: Database) -> None:
+        version = Table("alembic_version", MetaData(), Column("version_num", Text))
+        with database.engine.begin() as connection:
+            known = connection.scalar(select(version.c.version_num))
+            connection.execute(version.update().values(version_num="r9999"))
+        try:
+            with pytest.raises(PatinaError, match="This home was made by a newer Patina") as refused:
+                database.upgrade()
+            assert refused.value.code is FailureCode.HOME_UNUSABLE
+        finally:
+            with database.engine.begin() as connection:
+                assert connection.scalar(select(version.c.version_num)) == "r9999"
+                connection.execute(version.update().values(version_num=known))
 
     def test_can_be_taken_back_and_done_again(self, tmp_path: Path) -> None:
         database = Database(f"sqlite:///{tmp_path / 'made' / 'on' / 'the' / 'way.db'}")
