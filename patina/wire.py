@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import httpx
 
-from contracts.failures import FailureCode, PatinaError
+from contracts.failures import FailureCode, InvalidInput, PatinaError
 from contracts.loopback import is_loopback_name
 from patina.problems import from_problem
 
@@ -16,13 +16,23 @@ READ_TIMEOUT_S = 60.0
 
 
 def connection(url: str, key: str | None, transport: httpx.BaseTransport | None) -> httpx.Client:
-    """An HTTP client for the server at ``url``; the proxies of the environment are for other machines' servers."""
+    """An HTTP client for the server at ``url``; the proxies of the environment are for other machines' servers.
+
+    Raises:
+        InvalidInput: the address is none, or the key cannot be sent.
+    """
+    address = _address(url)
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        message = "The API key has characters that no key has, such as the end of a line."
+        raise InvalidInput(
+            [], message, "Correct PATINA_API_KEY: the key alone, as `patina keys create NAME` showed it."
+        )
     return httpx.Client(
         base_url=url,
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         transport=transport,
-        trust_env=not is_loopback_name(httpx.URL(url).host),
+        trust_env=not is_loopback_name(address.host),
     )
 
 
@@ -47,3 +57,13 @@ def raise_problem(response: httpx.Response) -> None:
             "Check PATINA_API_URL: another program may listen there.",
         )
     raise from_problem(problem)
+
+
+def _address(url: str) -> httpx.URL:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        address = httpx.URL()
+    if address.scheme not in ("http", "https") or not address.host:
+        raise InvalidInput([], f"{url} is not the address of a server.", "Correct PATINA_API_URL: http://HOST:PORT.")
+    return address
