@@ -13,6 +13,8 @@ from patina.problems import from_problem
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
+HIGHEST_PORT = 65535
+"""httpx takes a higher one, and the system's refusal of it is no failure that httpx knows."""
 
 
 def connection(url: str, key: str | None, transport: httpx.BaseTransport | None) -> httpx.Client:
@@ -64,6 +66,6 @@ def _address(url: str) -> httpx.URL:
         address = httpx.URL(url)
     except httpx.InvalidURL:
         address = httpx.URL()
-    if address.scheme not in ("http", "https") or not address.host:
+    if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > HIGHEST_PORT:
         raise InvalidInput([], f"{url} is not the address of a server.", "Correct PATINA_API_URL: http://HOST:PORT.")
     return address
