@@ -97,7 +97,7 @@ def _why(error: BaseException) -> str:
 
 def _row(picture: Found, memory: IdentityMemory, problems: list[str]) -> VersionRow:
     known = memory.identify(picture.read())
-    mask = memory.identify(picture.read_mask()) if picture.read_mask else None
+    mask = memory.identify(picture.read_mask(), mask=True) if picture.read_mask else None
     if mask and (mask.width, mask.height) != (known.width, known.height):
         sizes = f"{mask.width}x{mask.height}, not {known.width}x{known.height}"
         problems.append(f"the mask of {picture.name} is {sizes}")

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from contracts.buckets import Placement
 from contracts.dataset import image_identity
-from trainer.pixels import FORMATS, is_animated, upright_on_white
+from trainer.pixels import FORMATS, is_animated, mask_on_black, upright_on_white
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class Identified(NamedTuple):
     height: int
 
 
-def decode(data: bytes) -> Image.Image:
-    """The picture as upright sRGB on white.
+def decode(data: bytes, *, mask: bool = False) -> Image.Image:
+    """The picture as upright sRGB on white, a mask on black.
 
     Raises:
         OSError, SyntaxError, ValueError, EOFError, struct.error: see DAMAGED; it is not a picture or is broken.
@@ -49,7 +49,7 @@ def decode(data: bytes) -> Image.Image:
         image.load()
     if is_animated(image):
         raise ValueError("animated")
-    return upright_on_white(image)
+    return mask_on_black(image) if mask else upright_on_white(image)
 
 
 def to_tensor(image: Image.Image, placement: Placement, *, flipped: bool) -> torch.Tensor:
@@ -79,15 +79,15 @@ class IdentityMemory:
                 except (ValueError, KeyError, TypeError):
                     continue  # the torn line of a run that was killed
 
-    def identify(self, data: bytes) -> Identified:
-        """The picture's identity; decodes it unless a file of these bytes was seen before.
+    def identify(self, data: bytes, *, mask: bool = False) -> Identified:
+        """The identity of a picture or mask; decodes it unless a file of these bytes was seen before.
 
         Raises:
             see ``decode``.
         """
-        name = hashlib.sha256(data).hexdigest()
+        name = hashlib.sha256(data).hexdigest() + (":mask" if mask else "")
         if name not in self._known:
-            image = decode(data)
+            image = decode(data, mask=mask)
             found = Identified(image_identity(image.width, image.height, image.tobytes()), image.width, image.height)
             self._known[name] = found
             self._append({"file": name, **found._asdict()})

@@ -61,7 +61,7 @@ def make_masks(read: Callable[[str], bytes], read_mask: Callable[[str], bytes], 
         if mask is None:
             found = alpha_of(Image.open(io.BytesIO(read(image)), formats=FORMATS))
         else:
-            found = decode(read_mask(mask)).convert("L")
+            found = decode(read_mask(mask), mask=True).convert("L")
         if found is None:
             width, height = placement.bucket
             return torch.full((1, height // vae_factor, width // vae_factor), 255, dtype=torch.uint8)

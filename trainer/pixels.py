@@ -28,7 +28,13 @@ def upright_on_white(image: Image.Image) -> Image.Image:
     A profile that cannot be applied is ignored, as browsers do.
     """
     profile = image.info.get("icc_profile")
-    return _on_white(_to_srgb(_upright(image), profile))
+    return _on(_to_srgb(_upright(image), profile), "white")
+
+
+def mask_on_black(image: Image.Image) -> Image.Image:
+    """A loaded mask as a picture is, but what is transparent of it is black, as what it leaves out."""
+    profile = image.info.get("icc_profile")
+    return _on(_to_srgb(_upright(image), profile), "black")
 
 
 def alpha_of(image: Image.Image) -> Image.Image | None:
@@ -75,9 +81,9 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _on(image: Image.Image, colour: str) -> Image.Image:
     if image.mode != "RGBA":
         return image
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image.convert("RGB"), mask=image.getchannel("A"))
-    return white
+    ground = Image.new("RGB", image.size, colour)
+    ground.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    return ground

@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as it is stored: upright, sRGB, on white, PNG."""
+    """A picture as it is stored: upright, sRGB, on white, or on black if it is a mask, PNG."""
 
     identity: str
     width: int
@@ -48,13 +48,19 @@ class Decoded:
     """Identity of its alpha channel as a mask; None where it had no transparent parts, which are white now."""
     alpha_png: bytes | None = None
     """That mask as it is stored, of the picture's size."""
+    is_mask: bool = False
+    """It is a mask itself: its transparent parts are black now, and no mask of it."""
 
     @property
     def note(self) -> str | None:
         """What was done to it that whoever offered it may not expect."""
         said = []
         if self.alpha is not None:
-            said.append("transparency laid on white and kept as a mask")
+            said.append(
+                "transparency laid on black: masked out"
+                if self.is_mask
+                else "transparency laid on white and kept as a mask"
+            )
         if (self.offered_width, self.offered_height) != (self.width, self.height):
             said.append(f"downscaled from {self.offered_width}x{self.offered_height} to {self.width}x{self.height}")
         return "; ".join(said) or None
@@ -103,8 +109,8 @@ class Decoder:
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
 
-    def decode(self, data: bytes, max_px: int | None = None) -> Decoded | Refused:
-        """Decode one file, downscaled to at most ``max_px`` pixels.
+    def decode(self, data: bytes, max_px: int | None = None, *, mask: bool = False) -> Decoded | Refused:
+        """Decode one picture or mask, downscaled to at most ``max_px`` pixels.
 
         A file that kills the child or takes too long is refused, and the next one is safe.
         """
@@ -112,7 +118,7 @@ class Decoder:
             return Refused(f"the file is larger than {MAX_FILE_BYTES // 1024**2} MB")
         with self._lock:
             try:
-                answer, png, alpha_png = self._ask(data, max_px)
+                answer, png, alpha_png = self._ask(data, max_px, mask)
             except TimeoutError:
                 self._discard("timeout")
                 return Refused("decoding it takes too long")
@@ -120,7 +126,7 @@ class Decoder:
                 self._discard(type(error).__name__)
                 return Refused("decoding it takes more time or memory than a picture may")
         if isinstance(answer, _Taken):
-            return Decoded(png=png, alpha_png=alpha_png, **answer.model_dump())
+            return Decoded(png=png, alpha_png=alpha_png, is_mask=mask, **answer.model_dump())
         if answer.error is not None:
             log.info("decode.refused", error=answer.error)
         return Refused(answer.refused)
@@ -138,9 +144,9 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def _ask(self, data: bytes, max_px: int | None) -> tuple[_Taken | _Refused, bytes, bytes | None]:
+    def _ask(self, data: bytes, max_px: int | None, mask: bool) -> tuple[_Taken | _Refused, bytes, bytes | None]:
         channel = self._ready()
-        send(channel, json.dumps({"max_px": max_px}).encode())
+        send(channel, json.dumps({"max_px": max_px, "mask": mask}).encode())
         send(channel, data)
         answer = _ANSWER.validate_json(receive(channel, MAX_ANSWER_BYTES))
         png = receive(channel, MAX_PNG_BYTES)

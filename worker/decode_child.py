@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from contracts.dataset import image_identity
 from contracts.likeness import GRID_PX, difference_hash
-from trainer.pixels import FORMATS, alpha_of, is_animated, upright_on_white
+from trainer.pixels import FORMATS, alpha_of, is_animated, mask_on_black, upright_on_white
 from worker.sandbox import LENGTH, allow_cpu, limit_process
 
 MAX_PIXELS = 40_000_000
@@ -50,15 +50,15 @@ def main() -> None:
             data = _read(stream)
             if data is None:
                 return
-            answer, *pictures = _answer(data, json.loads(request)["max_px"])
+            answer, *pictures = _answer(data, **json.loads(request))
             for part in (json.dumps(answer).encode(), *pictures):
                 stream.write(LENGTH.pack(len(part)))
                 stream.write(part)
             stream.flush()
 
 
-def decode(data: bytes, max_px: int | None = None) -> Picture:
-    """The picture as upright sRGB on white, of at most ``max_px`` pixels.
+def decode(data: bytes, max_px: int | None = None, *, mask: bool = False) -> Picture:
+    """The picture as upright sRGB on white, a mask on black, of at most ``max_px`` pixels.
 
     Raises:
         Refusal: it is not a picture we take.
@@ -79,7 +79,7 @@ def decode(data: bytes, max_px: int | None = None) -> Picture:
     except (OSError, SyntaxError, ValueError, EOFError, struct.error):
         raise Refusal("the file is damaged or cut off") from None
     alpha = alpha_of(image)
-    upright = upright_on_white(image)
+    upright = mask_on_black(image) if mask else upright_on_white(image)
     stored = _downscaled(upright, max_px)
     if alpha is not None and alpha.size != stored.size:
         alpha = alpha.resize(stored.size, Image.Resampling.BOX)
@@ -87,14 +87,14 @@ def decode(data: bytes, max_px: int | None = None) -> Picture:
     return Picture(Image.frombytes("RGB", stored.size, stored.tobytes()), upright.size, alpha)
 
 
-def _answer(data: bytes, max_px: int | None) -> tuple[Any, ...]:
+def _answer(data: bytes, max_px: int | None, mask: bool) -> tuple[Any, ...]:
     """What is said of a file, then the picture as PNG, then its alpha channel as PNG where it says anything."""
     try:
-        image, offered, alpha = decode(data, max_px)
+        image, offered, alpha = decode(data, max_px, mask=mask)
         png = _png(image)
         # Stored as masks that are uploaded are.
-        mask = None if alpha is None else Image.merge("RGB", [alpha] * 3)
-        masks = () if mask is None else (_png(mask),)
+        seen = None if alpha is None else Image.merge("RGB", [alpha] * 3)
+        masks = () if seen is None else (_png(seen),)
     except Refusal as refusal:
         return {"refused": str(refusal)}, b""
     except MemoryError:
@@ -107,7 +107,7 @@ def _answer(data: bytes, max_px: int | None) -> tuple[Any, ...]:
         "height": image.height,
         "offered_width": offered[0],
         "offered_height": offered[1],
-        "alpha": None if mask is None else _identity(mask),
+        "alpha": None if seen is None else _identity(seen),
         "likeness": _likeness(image),
     }
     return answer, png, *masks

@@ -140,12 +140,12 @@ def _image(reading: Reading, file: DatasetFile, key: str) -> Fate:
     blobs, claim = reading.station.blobs, reading.lease.claim
     if blobs.size(key) > MAX_FILE_BYTES:
         return _rejected(reading, file, f"larger than {MAX_FILE_BYTES // 1024**2} MB")
-    answer = reading.decoder.decode(blobs.get_bytes(key), reading.station.settings.max_store_px)
+    is_mask = file.kind == FileKind.MASK
+    answer = reading.decoder.decode(blobs.get_bytes(key), reading.station.settings.max_store_px, mask=is_mask)
     if isinstance(answer, Refused):
         return _rejected(reading, file, answer.reason)
     stored = image_key(claim.owner, answer.identity)
     decoded = DecodedImage(answer.identity, answer.width, answer.height, stored, answer.note, answer.likeness)
-    is_mask = file.kind == FileKind.MASK
     if is_mask or reading.room.refusal is None:  # else it is a duplicate or one too many, and nobody would refer to it
         refuse_full_disk(reading.station, len(answer.png))
         blobs.put_once(stored, answer.png)

@@ -104,6 +104,17 @@ class TestADataSetWithMasks:
         with pytest.raises(InvalidInput, match="no picture has a mask"):
             check_masks([(rows["c.png"], [views.of(rows["c.png"])])], masks, 0.0, lambda done, total: None)
 
+    def test_masks_out_what_is_transparent_of_a_mask(self, folder: Path, tmp_path: Path) -> None:
+        for name, drawn in (("a", white((0, 0, 8, 16))), ("c", white((8, 0, 16, 16)))):
+            on_nothing = Image.new("RGBA", (16, 16), "white")
+            on_nothing.putalpha(drawn)
+            on_nothing.save(folder / f"{name}_mask.png")
+        found = read_dataset(folder, IdentityMemory(tmp_path / "memory.jsonl"))
+        rows = {row.source_name: row for row in found.rows}
+        views, masks = Views((Bucket(16, 16),)), make_masks(found.read, found.read_mask, 8)
+        assert masks(rows["a.png"], views.of(rows["a.png"])).tolist() == [[[1.0, 0.0], [1.0, 0.0]]]
+        assert masks(rows["c.png"], views.of(rows["c.png"])).tolist() == [[[0.0, 1.0], [0.0, 1.0]]]
+
     def test_refuses_a_mask_that_leaves_nothing(self, folder: Path, tmp_path: Path) -> None:
         Image.new("L", (16, 16)).save(folder / "a_mask.png")
         found = read_dataset(folder, IdentityMemory(tmp_path / "memory.jsonl"))

@@ -101,6 +101,15 @@ class TestColour:
         assert mask.getpixel((0, 0)) == (0, 0, 0)
         assert taken(decoder.decode(answer.alpha_png)).identity == answer.alpha
 
+    def test_a_mask_is_laid_on_black_and_told_so(self, decoder: Decoder) -> None:
+        drawn = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+        drawn.paste((255, 255, 255, 255), (0, 0, 16, 32))
+        data = encoded(drawn)
+        answer = taken(decoder.decode(data, mask=True))
+        assert (pixels(answer).getpixel((0, 0)), pixels(answer).getpixel((31, 0))) == ((255, 255, 255), (0, 0, 0))
+        assert answer.note == "transparency laid on black: masked out"
+        assert pixels(taken(decoder.decode(data))).getpixel((31, 0)) == (255, 255, 255)
+
     def test_palette_transparency_is_flattened_on_white(self, decoder: Decoder) -> None:
         image = Image.new("P", (32, 32), 1)
         image.putpalette([255, 0, 0, 0, 0, 255])

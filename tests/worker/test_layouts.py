@@ -54,6 +54,12 @@ def frozen(station: Station, dataset: str, **wanted: Any) -> dict[str, VersionRo
         return {entry.row.source_name: entry.row for entry in contents}
 
 
+def png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
 def table(rows: list[dict[str, Any]]) -> bytes:
     stream = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), stream)
@@ -164,6 +170,17 @@ class TestMasks:
         assert (rows["a.png"].mask, rows["b.png"].mask) == (mask.identity, None)
         assert len(rows) == 2
         assert fates(station, dataset)["c_mask.jpg"][0] == "rejected"
+
+    def test_what_is_transparent_of_a_mask_is_masked_out(self, station: Station, take: Take) -> None:
+        on_black, on_nothing = Image.new("RGB", (32, 32)), Image.new("RGBA", (32, 32), (255, 255, 255, 0))
+        for image in (on_black, on_nothing):
+            image.paste("white", (0, 0, 16, 32))
+        files = {"a.png": Image.new("RGB", (32, 32), "red"), "b.png": Image.new("RGB", (32, 32), "blue")}
+        files |= {"a_mask.png": on_black, "b_mask.png": on_nothing}
+        dataset = take({name: png(image) for name, image in files.items()})
+        rows = frozen(station, dataset)
+        assert rows["a.png"].mask == rows["b.png"].mask is not None
+        assert "laid on black" in str(fates(station, dataset)["b_mask.png"][1])
 
 
 class TestTables:
