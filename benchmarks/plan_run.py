@@ -77,7 +77,7 @@ def run(base: Path, config: TrainConfig, pictures: Path, cache: Path, folder: Pa
 
 def planned(base: Path, config: TrainConfig, pictures: Path, identities: Path) -> Plan:
     data = read_run_data((DataSource(path=pictures),), IdentityMemory(identities / "pictures.jsonl"))
-    summary = summarise_run(*set_apart(data.mixture, config.prior))
+    summary = summarise_run(*set_apart(data.mixture, config.prior), config)
     return make_plan(config, describe(base, cache_dir=identities), summary)
 
 

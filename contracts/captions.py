@@ -56,6 +56,11 @@ class CaptionSettings(Frozen):
     suffix: Wording | None = None
     """Put at the end of every caption, after a comma."""
 
+    @property
+    def vary(self) -> bool:
+        """Whether a caption can be worded in more than one way."""
+        return self.shuffle or self.tag_dropout > 0 or self.alternatives
+
     @model_validator(mode="after")
     def _keep_tokens_keeps_from_something(self) -> Self:
         if self.keep_tokens and not (self.shuffle or self.tag_dropout):

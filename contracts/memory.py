@@ -34,7 +34,8 @@ class MemoryParts(Frozen):
     gradients: int
     optimizer: int
     activations: int
-    """What the largest of a training step and a measurement on held-out images has alive besides."""
+    """What the largest of a training step, a measurement on held-out images and the encoding of a picture that is not
+    cached has alive besides."""
     vae: int = 0
     """What previews need instead of a step's activations: the VAE, and sampling or decoding; 0 in plans made before
     it was counted."""
@@ -42,6 +43,8 @@ class MemoryParts(Frozen):
     """What encoding images and captions needs before the model is loaded; likewise."""
     class_pictures: int = 0
     """What making class pictures needs before that: the frozen UNet, the VAE, and sampling or decoding; likewise."""
+    encoders: int = 0
+    """Those that stay beside the model, as what they say of a picture or a caption is not cached; likewise."""
     loading: int = 0
     """The weights of a full fine-tune as they were read, beside those that are trained, until these are filled."""
     update: int = 0
@@ -50,7 +53,7 @@ class MemoryParts(Frozen):
     @property
     def total(self) -> int:
         """The peak of the run."""
-        resident = self.weights + self.adapters + self.gradients + self.optimizer
+        resident = self.weights + self.adapters + self.gradients + self.optimizer + self.encoders
         working = resident + max(self.activations, self.vae, self.update)
         return max(self.encoding, self.class_pictures, self.loading, working)
 
@@ -106,6 +109,13 @@ def memory_parts(config: TrainConfig, base: BaseDescription, data: DatasetSummar
     measuring = profile.sampling.peak_bytes(work(config.held_out.timesteps)) + beside if data.held_out_images else 0
     one_picture = Work(images=1, positions=positions)
     vae_weights = profile.vae_parameters * FULL_PRECISION
+    text_weights = profile.text_encoder_parameters * FULL_PRECISION
+    encoding_one = profile.vae_encoding.peak_bytes(one_picture)
+    # A random window of a picture is encoded for the step that sees it, between two passes of the model.
+    in_steps = config.data.crop == "random"
+    live_texts = text_weights if data.live_captions else 0
+    encoders = live_texts + (vae_weights if in_steps else 0)
+    making = _class_picture_bytes(config, base, data, one_picture)
     vae = 0
     if config.preview.prompts:
         guided = config.preview.guidance_scale > 1
@@ -120,13 +130,12 @@ def memory_parts(config: TrainConfig, base: BaseDescription, data: DatasetSummar
         adapters=0 if full else trained * FULL_PRECISION,
         gradients=gradients,
         optimizer=optimizer_bytes(config, base) + average_bytes(config, base),
-        activations=max(step, measuring),
+        activations=max(step, measuring, encoding_one if in_steps else 0),
         vae=vae,
-        encoding=max(
-            vae_weights + profile.vae_encoding.peak_bytes(one_picture), profile.text_encoder_parameters * FULL_PRECISION
-        ),
-        class_pictures=_class_picture_bytes(config, base, data, one_picture),
-        loading=weights + trained * kept_bytes + gradients if full else 0,
+        encoding=max(text_weights, live_texts + vae_weights + (0 if in_steps else encoding_one)),
+        class_pictures=making + live_texts if making else 0,
+        encoders=encoders,
+        loading=encoders + weights + trained * kept_bytes + gradients if full else 0,
         update=update,
     )
 

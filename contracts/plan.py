@@ -86,6 +86,8 @@ def make_plan(
     classes = 0 if config.prior is None else max(dataset.class_images, config.prior.images)
     images = dataset.train_images + dataset.held_out_images + classes
     views = images + (dataset.train_images + classes if config.data.flip else 0)
+    cached_views = 0 if config.data.crop == "random" else views
+    cached_captions = 0 if config.trains_text or dataset.live_captions else images
     checkpoints = most_checkpoints(config, held_out=held_out) * checkpoint_bytes(config, base)
     return Plan(
         images=dataset.train_images,
@@ -104,8 +106,8 @@ def make_plan(
         disk_bytes=checkpoints
         + weights_file_bytes(config, base)
         + export_bytes(config, base)
-        + views * _positions(config, base) * base.latent_channels * LATENT_BYTES
-        + images * base.profile.text_features * BYTES[config.precision],
+        + cached_views * _positions(config, base) * base.latent_channels * LATENT_BYTES
+        + cached_captions * base.profile.text_features * BYTES[config.precision],
         seconds_per_step=seconds_per_step,
     )
 
@@ -155,7 +157,7 @@ def weights_file_bytes(config: TrainConfig, base: BaseDescription) -> int:
     return trainable_parameters(config, base) * each
 
 
-def step_shape(config: TrainConfig) -> tuple[object, ...]:
+def step_shape(config: TrainConfig, dataset: DatasetSummary) -> tuple[object, ...]:
     """What the seconds of a step depend on, besides the base, the device and the number of processes."""
     lora, full, texts = config.lora, config.full, config.trained_text_encoders
     return (
@@ -173,6 +175,8 @@ def step_shape(config: TrainConfig) -> tuple[object, ...]:
         *(("quantize", config.quantize) if config.quantize else ()),
         *(("dora",) if config.method == "lora" and lora.dora else ()),
         *(("dropout",) if config.method == "lora" and lora.dropout else ()),
+        *(("live latents",) if config.data.crop == "random" else ()),
+        *(("live captions",) if dataset.live_captions else ()),
     )
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from contracts.captions import every_wording
 from contracts.dataset import DatasetSummary
 from contracts.failures import FieldError, InvalidInput
 from contracts.mixing import Mixture, summarise_mixture
 from contracts.objective import PriorSettings
+from contracts.train import TrainConfig
 
 
 def set_apart(mixture: Mixture, settings: PriorSettings | None) -> tuple[Mixture, Mixture]:
@@ -39,7 +41,12 @@ def set_apart(mixture: Mixture, settings: PriorSettings | None) -> tuple[Mixture
     return replace(mixture, train=rest, held_out=held_out), replace(mixture, train=ours, held_out=())
 
 
-def summarise_run(subject: Mixture, classes: Mixture) -> DatasetSummary:
-    """Count both for planning."""
-    images = {pick.row.image for pick in classes.train}
-    return summarise_mixture(subject).model_copy(update={"class_images": len(images)})
+def summarise_run(subject: Mixture, classes: Mixture, config: TrainConfig) -> DatasetSummary:
+    """What planning needs to know of both."""
+    words, trigger_word = config.data.captions, config.trigger_word
+    varied = {pick.row.caption for pick in subject.train} if words.vary and not config.trains_text else set()
+    facts = {
+        "class_images": len({pick.row.image for pick in classes.train}),
+        "live_captions": any(every_wording(caption, trigger_word, words) is None for caption in varied),
+    }
+    return summarise_mixture(subject).model_copy(update=facts)

@@ -40,10 +40,11 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     given = look_at(job.recipe, job.cache_dir)
     base, data = given.base, given.data
     known = described(base, job.cache_dir, job.memory_bytes, processes)
+    summary = summarise_run(given.subject, given.classes, job.recipe.config)
     refuse_too_large(
         job.recipe.config,
         known,
-        summarise_run(given.subject, given.classes),
+        summary,
         memory_bytes=job.memory_bytes,
         processes=processes,
     )
@@ -69,6 +70,7 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
         vae_identity,
         replace(data, mixture=given.subject),
         given.classes,
+        summary,
         given.parent,
         given.dialect,
         known,

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from contracts.config import digest
+from contracts.dataset import DatasetSummary
 from contracts.plan import step_shape
 from contracts.rundir import Environment
 from contracts.train import TrainConfig
@@ -19,13 +20,18 @@ FILE = "paces.jsonl"
 
 
 def remember_seconds(
-    cache_dir: Path, base_identity: str, environment: Environment, config: TrainConfig, paces: Paces
+    cache_dir: Path,
+    base_identity: str,
+    environment: Environment,
+    config: TrainConfig,
+    data: DatasetSummary,
+    paces: Paces,
 ) -> None:
     """Add what the usual step of a run took, if it took any."""
     usual = paces.usual()
     if usual is None:
         return
-    shape = _shape(base_identity, environment.device, environment.processes, config)
+    shape = _shape(base_identity, environment.device, environment.processes, config, data)
     cache_dir.mkdir(parents=True, exist_ok=True)
     # One short write at the end of the file: lines of runs that end together do not mix.
     with (cache_dir / FILE).open("a", encoding="utf-8") as file:
@@ -33,10 +39,10 @@ def remember_seconds(
 
 
 def measured_seconds(
-    cache_dir: Path, base_identity: str, device: str, processes: int, config: TrainConfig
+    cache_dir: Path, base_identity: str, device: str, processes: int, config: TrainConfig, data: DatasetSummary
 ) -> float | None:
     """What a step of this shape took the last time; None if there was none."""
-    shape, found = _shape(base_identity, device, processes, config), None
+    shape, found = _shape(base_identity, device, processes, config, data), None
     try:
         lines = (cache_dir / FILE).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -52,5 +58,5 @@ def measured_seconds(
     return found
 
 
-def _shape(base_identity: str, device: str, processes: int, config: TrainConfig) -> str:
-    return digest([base_identity, device, processes, *step_shape(config)])
+def _shape(base_identity: str, device: str, processes: int, config: TrainConfig, data: DatasetSummary) -> str:
+    return digest([base_identity, device, processes, *step_shape(config, data)])

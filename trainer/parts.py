@@ -15,7 +15,7 @@ from contracts.adapter import Parent
 from contracts.base import BaseDescription
 from contracts.buckets import Schedule
 from contracts.captions import MOST_VARIANTS
-from contracts.dataset import VersionRow
+from contracts.dataset import DatasetSummary, VersionRow
 from contracts.lora import PublishedDialect
 from contracts.mixing import Mixture, Samples
 from contracts.train import TrainConfig
@@ -72,6 +72,8 @@ class Identified:
     """What is trained on and measured, but for class pictures."""
     classes: Mixture
     """The class pictures the data set has."""
+    summary: DatasetSummary
+    """What plans need to know of both."""
     parent: Parent | None = None
     """What training starts from."""
     dialect: PublishedDialect = "kohya"

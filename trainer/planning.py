@@ -57,7 +57,7 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
     """
     # What a run would be refused for is said before the base is hashed and its shape traced.
     given = look_at(recipe, asked.cache_dir)
-    data = summarise_run(given.subject, given.classes)
+    data = summarise_run(given.subject, given.classes, recipe.config)
     base = describe(recipe.base_dir, cache_dir=asked.cache_dir / "identities")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     planned = _planner(data, asked, base, device)
@@ -95,7 +95,7 @@ def _planner(
             base,
             data,
             processes=asked.processes,
-            seconds_per_step=measured_seconds(asked.cache_dir, base.identity, name, asked.processes, config),
+            seconds_per_step=measured_seconds(asked.cache_dir, base.identity, name, asked.processes, config, data),
         )
 
     return planned

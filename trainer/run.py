@@ -107,7 +107,7 @@ def train(
             tracking.finish(failed=failed)
     if processes.is_main:
         try:
-            remember_seconds(job.cache_dir, found.base_identity, environment, config, attempt.paces)
+            remember_seconds(job.cache_dir, found.base_identity, environment, config, found.summary, attempt.paces)
         except OSError as error:
             report.warn(f"how long a step took is not remembered for plans: {error}.", record.step)
     manifest = Manifest(

@@ -91,13 +91,14 @@ def summarise(session: Session, owner: str, fed: Sequence[Fed], config: TrainCon
         PatinaError: EMPTY_DATASET: what one trains on, others hold out.
     """
     weights, prior = config.data.concept_weights, config.prior
-    if len(fed) == 1 and fed[0].weight == 1 and not weights and (prior is None or prior.concept is None):
+    row_by_row = weights or config.data.captions.vary or (prior is not None and prior.concept is not None)
+    if len(fed) == 1 and fed[0].weight == 1 and not row_by_row:
         return datasets.summary_of(fed[0].version)
     mixture = _mixture(session, owner, fed, weights)
     if not mixture.train:
         message = "Every image one of the datasets trains on is held out by another; none is left to train on."
         raise PatinaError(FailureCode.EMPTY_DATASET, message, "Leave one out, or hold out the same images in each.")
-    return summarise_run(*set_apart(mixture, prior))
+    return summarise_run(*set_apart(mixture, prior), config)
 
 
 def digest_of(fed: Sequence[Fed]) -> str:

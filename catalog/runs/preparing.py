@@ -78,7 +78,7 @@ def prepare(
         summary = feeding.summarise(session, owner, fed, config)
     except InvalidInput as error:
         raise _all_at_once([Problem("/recipe", error)], request) from None
-    shape = _shape(config, base)
+    shape = digest([base.identity, *step_shape(config, summary)])
     measured = repository.latest_of_shape(session, owner, shape)
     planned = make_plan(
         config,
@@ -115,7 +115,3 @@ def _in_request(error: FieldError, request: RunRequest) -> FieldError:
         if setting == dotted or setting.startswith(f"{dotted}.") or dotted.startswith(f"{setting}."):
             return FieldError(pointer=pointer_to(["overrides", dotted]), message=error.message)
     return FieldError(pointer="/recipe", message=f"{setting}: {error.message}" if setting else error.message)
-
-
-def _shape(config: TrainConfig, base: Base) -> str:
-    return digest([base.identity, *step_shape(config)])

@@ -13,6 +13,7 @@ from tests.profiles import footprint, small_base, small_profile
 
 BASE = small_base()
 DATA = DatasetSummary(digest="c" * 64, train_sizes={"1024x1024": 5, "512x512": 2}, train_images=7, held_out_images=1)
+LIVE = DATA.model_copy(update={"live_captions": True})
 LAID_OUT = 8 * 512 + 4 * 1024
 """Numbers that adapters of rank 8 take in the vector that is trained: 400 or 800 each, from a multiple of 256 on."""
 SETTINGS: dict[str, Any] = {"batch_size": 4, "precision": "bf16", "lora": {"rank": 8}}
@@ -150,6 +151,24 @@ class TestMakePlan:
         plan = make_plan(given, BASE.model_copy(update={"profile": profile}), DATA)
         assert plan.memory_total == plan.memory.class_pictures == 2_000_000 + 10_000 * 4 + 4 * 10**7
 
+    def test_with_random_crops_the_vae_stays_and_encodes_beside_the_model(self) -> None:
+        profile = small_profile().model_copy(update={"vae_encoding": footprint(10**7)})
+        base = BASE.model_copy(update={"profile": profile})
+        cached, random = (make_plan(config(**{"data.crop": crop}), base, DATA) for crop in ("center", "random"))
+        assert (cached.memory.encoders, random.memory.encoders) == (0, 10_000 * 4)
+        assert cached.memory_total == cached.memory.encoding == 10**7 * 4 + 10_000 * 4
+        assert random.memory.activations == 10**7 * 4
+        assert random.memory_total == 2_000_000 + LAID_OUT * 16 + 10_000 * 4 + 10**7 * 4
+
+    def test_where_captions_vary_too_much_the_text_encoders_stay(self) -> None:
+        given = config(method="full", prior={"class_prompt": "a dog"})
+        plain, live = planned(given), make_plan(given, BASE, LIVE)
+        for part in ("class_pictures", "encoders", "loading"):
+            assert getattr(live.memory, part) == getattr(plain.memory, part) + 10_000 * 4
+        assert live.memory_total == plain.memory_total + 10_000 * 4
+        # And none is on the disk.
+        assert live.disk_bytes == plain.disk_bytes - (7 + 1 + 100) * 1_000 * 2
+
     def test_the_peak_is_encoding_where_that_takes_more(self) -> None:
         huge = BASE.model_copy(update={"profile": small_profile().model_copy(update={"vae_parameters": 10**9})})
         assert make_plan(config(), huge, DATA).memory_total == 10**9 * 4 + 20_000 * 4
@@ -175,6 +194,7 @@ class TestStepShape:
             {"quantize": "nf4"},
             {"lora.dora": True},
             {"lora.dropout": 0.1},
+            {"data.crop": "random"},
             {"lora.text_encoder": {}},
             {"lora.text_encoder": {}, "lora.text_encoder_2": {}},
             {"method": "full"},
@@ -183,12 +203,16 @@ class TestStepShape:
     )
     def test_is_another_where_a_step_takes_another_time(self, changes: dict[str, Any]) -> None:
         ways = [{}, {"lora.text_encoder": {}}, {"method": "full"}]
-        others = [step_shape(config(**way)) for way in ways if way != changes]
-        assert step_shape(config(**changes)) not in others
+        others = [step_shape(config(**way), DATA) for way in ways if way != changes]
+        assert step_shape(config(**changes), DATA) not in others
 
     def test_is_the_same_whatever_is_learned_how_fast(self) -> None:
         full = {"method": "full", "full.text_encoder": {}}
-        assert step_shape(config(**full)) == step_shape(config(**full, **{"full.text_encoder.learning_rate": 1e-5}))
+        slower = config(**full, **{"full.text_encoder.learning_rate": 1e-5})
+        assert step_shape(config(**full), DATA) == step_shape(slower, DATA)
+
+    def test_is_another_where_captions_are_encoded_in_it(self) -> None:
+        assert step_shape(config(), LIVE) != step_shape(config(), DATA)
 
 
 class TestDisk:
@@ -226,11 +250,19 @@ class TestDisk:
         of_one = 128 * 128 * 4 * 8 + 1_000 * 2
         assert [disk - disks[0] for disk in disks] == [0, 0, 5 * of_one, 8 * of_one]
 
+    def test_nothing_is_cached_of_what_is_encoded_at_each_use(self) -> None:
+        plain = planned(config()).disk_bytes
+        assert planned(config(**{"data.crop": "random"})).disk_bytes == plain - 8 * 128 * 128 * 4 * 8
+        trained = {"method": "full", "export.layouts": [], "checkpoint.every_steps": None}
+        whole, both = planned(config(**trained)), planned(config(**trained, **{"full.text_encoder": {}}))
+        # Two checkpoints' worth of weights more, one of them with the optimiser's state; and no caption.
+        assert both.disk_bytes == whole.disk_bytes + 2_000 * (4 + 4 + 8) - 8 * 1_000 * 2
+
 
 class TestPlansOfOlderVersions:
     def test_are_still_read(self) -> None:
         plan = make_plan(parse_config(SETTINGS), BASE, DATA).model_dump(mode="json")
-        for unknown_then in ("vae", "encoding", "class_pictures", "loading", "update"):
+        for unknown_then in ("vae", "encoding", "class_pictures", "encoders", "loading", "update"):
             del plan["memory"][unknown_then]
         del plan["much_upscaled_images"], plan["class_images"], plan["fitting"]
         assert Plan.model_validate(plan).memory.vae == 0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from contracts.dataset import Split, VersionRow
@@ -7,6 +9,7 @@ from contracts.failures import InvalidInput
 from contracts.mixing import Share, Source, mix
 from contracts.objective import PriorSettings
 from contracts.subject import set_apart, summarise_run
+from contracts.train import parse_config
 
 
 def row(image: str, concept: str | None = None, split: Split = Split.TRAIN) -> VersionRow:
@@ -40,5 +43,22 @@ class TestSetApart:
 
 class TestSummariseRun:
     def test_counts_class_pictures_apart(self) -> None:
-        found = summarise_run(*set_apart(MIXTURE, PriorSettings(class_prompt="a dog", concept="dog")))
+        given = parse_config({"prior": {"class_prompt": "a dog", "concept": "dog"}})
+        found = summarise_run(*set_apart(MIXTURE, given.prior), given)
         assert (found.train_images, found.held_out_images, found.class_images) == (2, 1, 1)
+
+    @pytest.mark.parametrize(
+        ("caption", "changes", "live"),
+        [
+            ("a, b, c, d, e", {}, False),
+            ("a, b, c", {"data.captions.shuffle": True}, False),
+            ("a, b, c, d, e", {"data.captions.shuffle": True}, True),
+            ("a, b, c, d, e", {"data.captions.shuffle": True, "lora.text_encoder": {}}, False),
+        ],
+    )
+    def test_knows_whether_captions_can_be_encoded_beforehand(
+        self, caption: str, changes: dict[str, Any], live: bool
+    ) -> None:
+        rows = [row("a"), row("b").model_copy(update={"caption": caption})]
+        mixture = mix([Source(rows, Share(digest="x" * 64))])
+        assert summarise_run(*set_apart(mixture, None), parse_config({}, changes)).live_captions is live

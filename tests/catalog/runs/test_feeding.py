@@ -40,6 +40,22 @@ class TestSummarise:
         # Ten steps of two pictures: seven a round, or two.
         assert found == [(7, 2, 7, 2.5), (2, 1, 2, 10.0)]
 
+    def test_knows_captions_that_are_encoded_at_each_use(
+        self, database: Database, make: Any, owner: str, recipes: Path
+    ) -> None:
+        make.base()
+        dataset_id = make.dataset(images=0)
+        make.ingest(dataset_id, {"0.png": "0", "1.png": "1"}, {f"{n}.txt": "a, b, c, d, e, f" for n in range(2)})
+        with database.session() as session:
+            datasets.freeze(session, owner, dataset_id, 0.0)
+        stays = []
+        for shuffle in (False, True):
+            overrides = {"data.captions.shuffle": shuffle}
+            request = RunRequest(dataset=dataset_id, base="emoji", recipe="demo", overrides=overrides)
+            with database.reading() as session:
+                stays.append(runs.plan(session, owner, request, recipes).memory.encoders)
+        assert stays == [0, 10_000 * 4]
+
     def test_refuses_a_concept_that_no_picture_has(
         self, database: Database, owner: str, recipes: Path, dogs: str
     ) -> None:
