@@ -21,6 +21,8 @@ from catalog.datasets.arrivals import came_with, meant, why_none
 from contracts.dataset import Fate
 
 MAX_NAME_CHARACTERS = 400
+REPLACED = "replaced by"
+"""How the reason of a caption or mask begins whose image has a newer one."""
 WITHOUT_CAPTION = "it has no caption, but says something else of its image"
 
 
@@ -232,6 +234,6 @@ def _choose(
     earlier = chosen.get(place)
     if earlier is not None and earlier.file_id != caption.file_id:
         same = earlier.text == caption.text
-        reason = f"{'says the same as' if same else 'replaced by'} {caption.name}"
+        reason = f"{'says the same as' if same else REPLACED} {caption.name}"
         fates[earlier.file_id] = (Fate.DUPLICATE, reason, image)
     chosen[place] = Chosen(caption.text or "", caption.name, caption.file_id)

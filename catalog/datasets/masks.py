@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from catalog.datasets.arrivals import came_with, meant, why_none
-from catalog.datasets.captions import stem
+from catalog.datasets.captions import REPLACED, stem
 from contracts.dataset import Fate
 
 
@@ -71,7 +71,7 @@ def match_masks(images: Sequence[Masked], masks: Sequence[MaskFile]) -> Masks:
         for image in fitting:
             earlier = chosen.get(image)
             if earlier is not None:
-                fates[earlier] = (Fate.DUPLICATE, f"replaced by {names[mask.file_id]}")
+                fates[earlier] = (Fate.DUPLICATE, f"{REPLACED} {names[mask.file_id]}")
             chosen[image] = mask.file_id
     # One that was replaced for one of its images may serve another one still.
     fates |= dict.fromkeys(chosen.values(), (Fate.USED, None))

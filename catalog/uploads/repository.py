@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from catalog.datasets.captions import REPLACED
 from catalog.datasets.models import DatasetFile
 from catalog.datasets.progress import CANCELLED
 from catalog.datasets.room import TOO_MANY
@@ -14,6 +15,7 @@ from catalog.db import db_now
 from catalog.jobs import returned
 from catalog.uploads.models import ReceivedFile, Upload, UploadPiece
 from contracts.dataset import Fate
+from contracts.layouts import FileKind
 
 
 def find(session: Session, owner: str, upload_id: str, *, lock: bool = False) -> Upload | None:
@@ -101,27 +103,61 @@ def note_received(session: Session, row: DatasetFile, sha256: str) -> None:
 
 
 def rejected_twin(session: Session, owner: str, dataset_id: str, filename: str, sha256: str) -> DatasetFile | None:
-    """The newest row of a file of this name and content that came to nothing."""
+    """The newest row of a file of this name and content that came to nothing; not of one that came before another.
+
+    What wins is what came last: a file that was changed and changed back has a row of its own.
+    """
+    newer = aliased(ReceivedFile)
+    changed = exists().where(
+        newer.owner == owner,
+        newer.dataset_id == dataset_id,
+        newer.filename == filename,
+        newer.sha256 != sha256,
+        newer.file_id > ReceivedFile.file_id,
+    )
     same = (ReceivedFile.filename == filename) & (ReceivedFile.sha256 == sha256)
     query = (
         select(DatasetFile)
         .join(ReceivedFile, and_(DatasetFile.id == ReceivedFile.file_id, DatasetFile.owner == ReceivedFile.owner))
         .where(ReceivedFile.owner == owner, ReceivedFile.dataset_id == dataset_id, same)
-        .where(DatasetFile.fate == Fate.REJECTED, DatasetFile.image.is_(None))
+        .where(DatasetFile.fate == Fate.REJECTED, DatasetFile.image.is_(None), ~changed)
     )
     return session.scalars(query.order_by(DatasetFile.id.desc()).limit(1).with_for_update(of=DatasetFile)).first()
 
 
 def received(session: Session, owner: str, dataset_id: str, sha256s: Sequence[str]) -> set[tuple[str, str]]:
-    """Name and content of what a dataset has of these; a file that could not be used may be offered again."""
+    """Name and content of what a dataset has of these; a file that could not be used may be offered again.
+
+    So may one that lost to another of its name, when it was changed and is changed back.
+    """
     read_once = or_(DatasetFile.image.is_not(None), DatasetFile.caption.is_not(None))
     inside = aliased(DatasetFile)
     # What holds an image there was no room for, or a file nobody looked into after a cancel, may be sent again.
     left_out = exists().where(
         inside.parent_id == DatasetFile.id, or_(inside.reason.startswith(TOO_MANY), inside.reason == CANCELLED)
     )
+    within = aliased(DatasetFile)
+    waiting = aliased(DatasetFile)
+    lost = or_(
+        exists().where(
+            waiting.dataset_id == dataset_id,
+            waiting.fate == Fate.PENDING,
+            waiting.filename == ReceivedFile.filename,
+        ),
+        DatasetFile.fate == Fate.REJECTED,
+        DatasetFile.reason.contains(REPLACED),
+        exists().where(inside.parent_id == DatasetFile.id, inside.reason.contains(REPLACED)),
+        exists().where(
+            inside.parent_id == DatasetFile.id, within.parent_id == inside.id, within.reason.contains(REPLACED)
+        ),
+    )
     query = (
-        select(ReceivedFile.filename, ReceivedFile.sha256)
+        select(
+            ReceivedFile.filename,
+            ReceivedFile.sha256,
+            ReceivedFile.file_id,
+            and_(DatasetFile.kind != FileKind.IMAGE, lost),
+        )
         .join(DatasetFile, and_(DatasetFile.id == ReceivedFile.file_id, DatasetFile.owner == ReceivedFile.owner))
         .where(
             ReceivedFile.owner == owner,
@@ -132,4 +168,15 @@ def received(session: Session, owner: str, dataset_id: str, sha256s: Sequence[st
             or_(DatasetFile.fate != Fate.REJECTED, read_once),
         )
     )
-    return {(name, sha256) for name, sha256 in session.execute(query)}
+    found = session.execute(query).all()
+    newest = _newest(session, owner, dataset_id, {name for name, _, _, has_lost in found if has_lost})
+    return {(name, sha256) for name, sha256, file_id, has_lost in found if not has_lost or newest[name] == file_id}
+
+
+def _newest(session: Session, owner: str, dataset_id: str, names: Collection[str]) -> dict[str, int]:
+    """The newest row of each of these names."""
+    query = select(ReceivedFile.filename, func.max(ReceivedFile.file_id)).where(
+        ReceivedFile.owner == owner, ReceivedFile.dataset_id == dataset_id, ReceivedFile.filename.in_(names)
+    )
+    rows = session.execute(query.group_by(ReceivedFile.filename)) if names else ()
+    return {name: file_id for name, file_id in rows}  # noqa: C416 - dict() loses the types
