@@ -179,4 +179,4 @@ def _newest(session: Session, owner: str, dataset_id: str, names: Collection[str
         ReceivedFile.owner == owner, ReceivedFile.dataset_id == dataset_id, ReceivedFile.filename.in_(names)
     )
     rows = session.execute(query.group_by(ReceivedFile.filename)) if names else ()
-    return {name: file_id for name, file_id in rows}  # noqa: C416 - dict() loses the types
+    return {str(name): int(file_id) for name, file_id in rows}
