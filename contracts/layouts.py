@@ -42,6 +42,7 @@ _SPLITS = {
 }
 _TABLE_SHARD = re.compile(r"^([a-z_]+)(-\d+-of-\d+)?\.parquet:\d+$")
 """The folder a table's row lies in, by its name; the Hugging Face hub calls tables test-00000-of-00002.parquet."""
+_TABLE_ROW = re.compile(r"\.parquet:\d+$")
 _KOHYA_FOLDER = re.compile(r"^(\d{1,4})_(.*\S.*)$")
 
 
@@ -104,9 +105,9 @@ def masked_stem(filename: str) -> str:
 
 
 def concept_folder(filename: str) -> ConceptFolder | None:
-    """The kohya folder a file lies in, if its folder is one."""
+    """The kohya folder a file lies in, if its folder is one; the table a row lies in never is."""
     name = posixpath.basename(posixpath.dirname(filename))
-    found = _KOHYA_FOLDER.match(name)
+    found = None if _TABLE_ROW.search(name.lower()) else _KOHYA_FOLDER.match(name)
     if found is None or not 1 <= int(found[1]) <= MAX_REPEATS:
         return None
     return ConceptFolder(name, int(found[1]), " ".join(found[2].split()))

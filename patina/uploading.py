@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from contracts.dataset import IMAGE_EXTENSIONS
 from contracts.failures import FailureCode, InvalidInput, PatinaError
-from contracts.layouts import HOLDING_IMAGES, METADATA_NAMES, FileKind, kind_of, masked_stem, why_not
+from contracts.layouts import HOLDING_IMAGES, METADATA_NAMES, FileKind, concept_folder, kind_of, masked_stem, why_not
 
 PORTION_FILES = 100
 PORTION_BYTES = 64_000_000
@@ -27,7 +27,7 @@ class Found(NamedTuple):
     """What is in a folder."""
 
     sent: list[tuple[str, Path]]
-    """Name within the folder, and the file."""
+    """Name within the folder, after the folder's own if that says how its pictures count, and the file."""
     left_out: dict[str, str]
     """Names of files that are not sent, each with the reason."""
 
@@ -54,8 +54,10 @@ def find(source: Path) -> Found:
         )
     sent: list[tuple[str, Path]] = []
     left_out: dict[str, str] = {}
+    own = concept_folder(os.path.join(os.path.abspath(source), "any"))
+    above = f"{own.name}/" if own else ""
     for path in sorted(source.rglob("*")):
-        name = path.relative_to(source).as_posix()
+        name = above + path.relative_to(source).as_posix()
         if _is_litter(name):
             continue
         if (reason := _why_unread(path) or _why_passed_over(path, name)) is not None:

@@ -71,6 +71,10 @@ class TestConceptFolder:
     def test_an_ordinary_folder_is_none(self, name: str) -> None:
         assert concept_folder(name) is None
 
+    @pytest.mark.parametrize("table", ["10_cats.parquet", "sets/10_cats.PARQUET"])
+    def test_a_row_of_a_table_lies_in_none(self, table: str) -> None:
+        assert concept_folder(f"{table}:1/x.png") is None
+
     def test_only_the_folder_the_file_lies_in_counts(self) -> None:
         assert concept_folder("10_dog/more/1.png") is None
 

@@ -98,6 +98,20 @@ class TestFind:
         with pytest.raises(InvalidInput, match=r"caf\\xe9\.png is not sent: its name"):
             uploading.find(unwritten)
 
+    def test_a_folder_that_says_how_its_pictures_count_keeps_its_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "koh" / "10_sks dog"
+        folder.mkdir(parents=True)
+        for name in ("1.png", "1.txt", "notes.doc"):
+            (folder / name).write_bytes(b"x")
+        monkeypatch.chdir(folder)
+        for source in (folder, Path()):
+            found = uploading.find(source)
+            assert [name for name, _ in found.sent] == ["10_sks dog/1.png", "10_sks dog/1.txt"]
+            assert list(found.left_out) == ["10_sks dog/notes.doc"]
+        assert [name for name, _ in uploading.find(folder.parent).sent] == ["10_sks dog/1.png", "10_sks dog/1.txt"]
+
     def test_a_zip_is_sent_as_it_is(self, tmp_path: Path) -> None:
         (tmp_path / "x.zip").write_bytes(b"no zip at all")
         assert uploading.find(tmp_path / "x.zip").sent == [("x.zip", tmp_path / "x.zip")]

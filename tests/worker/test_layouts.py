@@ -198,6 +198,11 @@ class TestTables:
         assert "holds no picture" in str(ledger["train.parquet:3/3.png"][1])
         assert ledger["train.parquet:4/4.png"][0] == "rejected"
 
+    def test_ones_name_says_nothing_of_repeats(self, station: Station, take: Take) -> None:
+        rows = frozen(station, take({"10_cats.parquet": table([{"image": {"bytes": picture(1), "path": "x.png"}}])}))
+        row = rows["10_cats.parquet:1/x.png"]
+        assert (row.repeats, row.concept, row.caption) == (1, None, "")
+
     def test_one_inside_a_zip_is_read_as_well(self, station: Station, take: Take) -> None:
         inner = table([{"image": {"bytes": picture(1), "path": "1.png"}, "text": "one"}])
         dataset = take({"set.zip": zipped({"data/train.parquet": inner})})
