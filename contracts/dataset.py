@@ -81,8 +81,10 @@ class DatasetSummary(Frozen):
     """Different images that are not trained on because another version of the run holds them out."""
     class_images: int = 0
     """Different class pictures a run has beside all of these (DreamBooth's prior preservation)."""
+    live_latents: bool = False
+    """Whether pictures are encoded when they are used, however they are cut."""
     live_captions: bool = False
-    """Whether a run words a caption in too many ways to encode them beforehand: each is encoded when it is used."""
+    """Whether captions are, as one of them is worded in too many ways to encode them beforehand."""
 
 
 def image_identity(width: int, height: int, rgb: bytes) -> str:

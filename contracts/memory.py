@@ -111,8 +111,8 @@ def memory_parts(config: TrainConfig, base: BaseDescription, data: DatasetSummar
     vae_weights = profile.vae_parameters * FULL_PRECISION
     text_weights = profile.text_encoder_parameters * FULL_PRECISION
     encoding_one = profile.vae_encoding.peak_bytes(one_picture)
-    # A random window of a picture is encoded for the step that sees it, between two passes of the model.
-    in_steps = config.data.crop == "random"
+    # What is not cached of a picture is encoded for the step that sees it, between two passes of the model.
+    in_steps = live_latents(config, data)
     live_texts = text_weights if data.live_captions else 0
     encoders = live_texts + (vae_weights if in_steps else 0)
     making = _class_picture_bytes(config, base, data, one_picture)
@@ -249,6 +249,11 @@ def update_bytes(config: TrainConfig, base: BaseDescription) -> int:
         # For the norm.
         own = max(own, FULL_PRECISION)
     return base.profile.unet_largest * own
+
+
+def live_latents(config: TrainConfig, data: DatasetSummary) -> bool:
+    """Whether pictures are encoded when they are used and none is cached, as a random window is another each time."""
+    return data.live_latents or config.data.crop == "random"
 
 
 def preview_images(config: TrainConfig) -> int:

@@ -16,6 +16,7 @@ from contracts.footprint import FULL_PRECISION
 from contracts.memory import (
     MemoryParts,
     average_bytes,
+    live_latents,
     memory_parts,
     optimizer_bytes,
     trainable_parameters,
@@ -86,7 +87,7 @@ def make_plan(
     classes = 0 if config.prior is None else max(dataset.class_images, config.prior.images)
     images = dataset.train_images + dataset.held_out_images + classes
     views = images + (dataset.train_images + classes if config.data.flip else 0)
-    cached_views = 0 if config.data.crop == "random" else views
+    cached_views = 0 if live_latents(config, dataset) else views
     cached_captions = 0 if config.trains_text or dataset.live_captions else images
     checkpoints = most_checkpoints(config, held_out=held_out) * checkpoint_bytes(config, base)
     return Plan(
@@ -175,7 +176,7 @@ def step_shape(config: TrainConfig, dataset: DatasetSummary) -> tuple[object, ..
         *(("quantize", config.quantize) if config.quantize else ()),
         *(("dora",) if config.method == "lora" and lora.dora else ()),
         *(("dropout",) if config.method == "lora" and lora.dropout else ()),
-        *(("live latents",) if config.data.crop == "random" else ()),
+        *(("live latents",) if live_latents(config, dataset) else ()),
         *(("live captions",) if dataset.live_captions else ()),
     )
 

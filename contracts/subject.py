@@ -41,12 +41,18 @@ def set_apart(mixture: Mixture, settings: PriorSettings | None) -> tuple[Mixture
     return replace(mixture, train=rest, held_out=held_out), replace(mixture, train=ours, held_out=())
 
 
-def summarise_run(subject: Mixture, classes: Mixture, config: TrainConfig) -> DatasetSummary:
-    """What planning needs to know of both."""
+def summarise_run(subject: Mixture, classes: Mixture, config: TrainConfig, *, use_cache: bool = True) -> DatasetSummary:
+    """What planning needs to know of both.
+
+    Args:
+        use_cache: False where pictures and captions are encoded at each use, whatever could be cached.
+    """
     words, trigger_word = config.data.captions, config.trigger_word
     varied = {pick.row.caption for pick in subject.train} if words.vary and not config.trains_text else set()
+    too_many = any(every_wording(caption, trigger_word, words) is None for caption in varied)
     facts = {
         "class_images": len({pick.row.image for pick in classes.train}),
-        "live_captions": any(every_wording(caption, trigger_word, words) is None for caption in varied),
+        "live_latents": not use_cache,
+        "live_captions": too_many or not (use_cache or config.trains_text),
     }
     return summarise_mixture(subject).model_copy(update=facts)

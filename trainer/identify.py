@@ -40,7 +40,7 @@ def identify(job: Job, processes: Processes, report: Report) -> Identified:
     given = look_at(job.recipe, job.cache_dir)
     base, data = given.base, given.data
     known = described(base, job.cache_dir, job.memory_bytes, processes)
-    summary = summarise_run(given.subject, given.classes, job.recipe.config)
+    summary = summarise_run(given.subject, given.classes, job.recipe.config, use_cache=job.use_cache)
     refuse_too_large(
         job.recipe.config,
         known,

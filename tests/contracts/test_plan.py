@@ -157,6 +157,7 @@ class TestMakePlan:
         cached, random = (make_plan(config(**{"data.crop": crop}), base, DATA) for crop in ("center", "random"))
         assert (cached.memory.encoders, random.memory.encoders) == (0, 10_000 * 4)
         assert cached.memory_total == cached.memory.encoding == 10**7 * 4 + 10_000 * 4
+        assert make_plan(config(), base, DATA.model_copy(update={"live_latents": True})) == random
         assert random.memory.activations == 10**7 * 4
         assert random.memory_total == 2_000_000 + LAID_OUT * 16 + 10_000 * 4 + 10**7 * 4
 

@@ -47,6 +47,13 @@ class TestSummariseRun:
         found = summarise_run(*set_apart(MIXTURE, given.prior), given)
         assert (found.train_images, found.held_out_images, found.class_images) == (2, 1, 1)
 
+    @pytest.mark.parametrize(("changes", "captions"), [({}, True), ({"lora.text_encoder": {}}, False)])
+    def test_knows_that_nothing_is_encoded_beforehand_without_a_cache(
+        self, changes: dict[str, Any], captions: bool
+    ) -> None:
+        found = summarise_run(*set_apart(MIXTURE, None), parse_config({}, changes), use_cache=False)
+        assert (found.live_latents, found.live_captions) == (True, captions)
+
     @pytest.mark.parametrize(
         ("caption", "changes", "live"),
         [

@@ -178,6 +178,21 @@ class TestPlan:
             assert (outcome.code, outcome.step, outcome.retryable) == ("out_of_memory", 0, False)
             assert words in outcome.hint
 
+    def test_a_run_without_a_cache_is_held_to_what_that_takes(
+        self, base_dir: Path, pictures: Path, known_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures)
+        cache = ["--cache-dir", str(empty_cache(tmp_path / "cache", known_shapes))]
+        assert main(["plan", str(recipe), "--json", *cache]) == 0
+        taken = json.loads(capsys.readouterr().out)["memory_total"]
+        enough = f"{(taken + ALLOWANCE_BYTES) / 2**20 + 0.01:.2f}MiB"
+        assert main(["plan", str(recipe), "--memory", enough, *cache]) == 0
+        words = [str(recipe), "--run-dir", str(tmp_path / "run"), "--memory", enough, "--no-cache", *cache]
+        assert main(words) == 1
+        outcome = outcome_of(tmp_path / "run")
+        assert isinstance(outcome, Failed)
+        assert outcome.code == "out_of_memory"
+
     def test_an_amount_of_memory_that_is_none_is_misuse(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:
             main(["plan", "r.yaml", "--memory", "much"])
