@@ -29,9 +29,9 @@ from trainer.environment import device_bytes, device_name
 from trainer.inputs import look_at
 from trainer.paces import measured_seconds
 from trainer.parts import Job
-from trainer.recipe import Recipe, as_yaml
+from trainer.recipe import Recipe
 
-UNKNOWN_SECONDS = "unknown: probe"
+UNKNOWN_SECONDS = "unknown: measure with --probe N"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def print_plan(recipe: Recipe, asked: Asked, console: Console) -> int:
     if asked.as_json:
         console.print(plan.model_dump_json(indent=2), markup=False, highlight=False, soft_wrap=True)
     elif asked.apply:
-        _print_recipe(config, fitting, console)
+        _print_recipe(replace(recipe, config=config), fitting, console)
     else:
         console.print(_table(plan))
     return 0
@@ -126,12 +126,12 @@ def _probe(recipe: Recipe, asked: Asked) -> None:
             raise PatinaError(FailureCode.INTERNAL, "The probe ended without having taken its steps.")
 
 
-def _print_recipe(config: TrainConfig, fitting: Fitting | None, console: Console) -> None:
+def _print_recipe(recipe: Recipe, fitting: Fitting | None, console: Console) -> None:
     lines = ["# It fits as it is."]
     if fitting is not None:
         changed = [(key, value, change.why) for change in fitting.changes for key, value in change.overrides.items()]
         lines = [f"# {key}={word(value)}: {why}" for key, value, why in changed]
-    console.print("\n".join([*lines, as_yaml(config).rstrip()]), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join([*lines, recipe.as_yaml().rstrip()]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(plan: Plan) -> Table:

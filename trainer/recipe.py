@@ -44,6 +44,17 @@ class Recipe:
     init_weights: Path | None = None
     """The weights file that training starts from; None is a fresh adapter, or the base's own UNet."""
 
+    def as_yaml(self) -> str:
+        """A file that reads back as this recipe."""
+        paths: dict[str, Any] = {"base_dir": str(self.base_dir)}
+        if len(self.datasets) == 1 and self.datasets[0].weight == 1:
+            paths["dataset_dir"] = str(self.datasets[0].path)
+        else:
+            paths["datasets"] = [one.model_dump(mode="json") for one in self.datasets]
+        if self.init_weights is not None:
+            paths["init_weights"] = str(self.init_weights)
+        return yaml.safe_dump({"paths": paths}, sort_keys=False, allow_unicode=True) + as_yaml(self.config)
+
 
 def read_recipe(
     file: Path,

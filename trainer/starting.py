@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -47,7 +49,15 @@ def typed(words: Sequence[str]) -> str:
     """The command as a person would type it; of several processes' launcher only they know that."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "the same command"
-    return shlex.join(["python", "-m", "trainer", *words])
+    return shlex.join([python(), "-m", "trainer", *words])
+
+
+def python() -> str:
+    """How this interpreter is called from here: the one that `python` finds may lack the libraries."""
+    if shutil.which("python") == sys.executable:
+        return "python"
+    inside = os.path.relpath(sys.executable)
+    return sys.executable if inside.startswith(os.pardir) else inside
 
 
 def is_first() -> bool:

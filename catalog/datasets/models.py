@@ -202,6 +202,8 @@ class DatasetVersion(Base):
     held_out_share: Mapped[float]
     summary: Mapped[dict[str, Any]]
     created_at: Mapped[float] = mapped_column(default=db_now())
+    frozen_at: Mapped[float] = mapped_column(default=db_now(), server_default="0")
+    """When the dataset last had its content: the same content again is the same version, and the latest."""
     withdrawn_at: Mapped[float | None]
     """When its content was removed: its number and digest stay, and no run may use it (ADR 13)."""
 

@@ -218,9 +218,9 @@ def edited_images(session: Session, edit: DatasetEdit) -> Sequence[tuple[Dataset
 
 
 def versions(session: Session, owner: str, dataset_id: str) -> Sequence[DatasetVersion]:
-    """Versions, newest first."""
+    """Versions, the one frozen last first."""
     query = select(DatasetVersion).where(DatasetVersion.owner == owner, DatasetVersion.dataset_id == dataset_id)
-    return session.scalars(query.order_by(DatasetVersion.number.desc())).all()
+    return session.scalars(query.order_by(DatasetVersion.frozen_at.desc(), DatasetVersion.number.desc())).all()
 
 
 def version(session: Session, owner: str, version_id: str) -> DatasetVersion | None:

@@ -20,7 +20,7 @@ from catalog.datasets.doubts import find_doubts, in_words
 from catalog.datasets.models import Dataset, DatasetFile, DatasetVersion
 from catalog.datasets.repository import Counts
 from catalog.datasets.versions import VersionImage, assemble, current_image, frozen_image
-from catalog.db import add_unique, new_id
+from catalog.db import add_unique, db_now, new_id
 from catalog.job_requests import enqueue_once
 from catalog.paging import DEFAULT_LIMIT, Page, page
 from contracts.dataset import DEFAULT_HELD_OUT_SHARE, DatasetStatus, DatasetSummary, Fate, summarise
@@ -156,7 +156,7 @@ def freeze(
 ) -> Freeze:
     """Make the dataset's images and captions of this moment a version that never changes.
 
-    The same content (images, captions and splits) gives the version it gave before.
+    The same content (images, captions and splits) gives the version it gave before, which then is the latest.
 
     Raises:
         InvalidInput: the share is not in [0, 0.5].
@@ -187,6 +187,8 @@ def freeze(
             if version.withdrawn_at is not None:
                 version.withdrawn_at = None  # the same content is the same version, also when it comes back
                 _write_rows(session, version, contents)
+            version.frozen_at = db_now()
+            session.flush()
             return Freeze(version, created=False)
     version = DatasetVersion(
         id=new_id("dsv"),
@@ -204,7 +206,7 @@ def freeze(
 
 
 def list_versions(session: Session, owner: str, dataset_id: str) -> Sequence[DatasetVersion]:
-    """Versions, newest first.
+    """Versions, the one frozen last first.
 
     Raises:
         PatinaError: NOT_FOUND.
@@ -213,7 +215,7 @@ def list_versions(session: Session, owner: str, dataset_id: str) -> Sequence[Dat
 
 
 def read_version(session: Session, owner: str, dataset_id: str, number: int | None = None) -> DatasetVersion:
-    """One version by number; None is the latest.
+    """One version by number; None is the one frozen last.
 
     Raises:
         PatinaError: NOT_FOUND: no such dataset, no such version, or nothing frozen yet; CONFLICT: it was withdrawn.

@@ -58,9 +58,12 @@ def change_reason(session: Session, status: RunStatus, before: RunReason, after:
     session.execute(update(Run).where(Run.status == status, Run.reason == before).values(reason=after))
 
 
-def count_named(session: Session, owner: str, recipe: str) -> int:
-    """How many runs of a recipe the owner has made."""
-    return session.scalar(select(func.count()).where(Run.owner == owner, Run.recipe == recipe)) or 0
+def free_name(session: Session, owner: str, recipe: str) -> str:
+    """The recipe's name with the number after the highest that a run of the owner's has."""
+    alike = Run.name.startswith(f"{recipe}-", autoescape=True)
+    names = session.scalars(select(Run.name).where(Run.owner == owner, alike))
+    numbers = (name.removeprefix(f"{recipe}-") for name in names)
+    return f"{recipe}-{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}"
 
 
 def latest_of_shape(session: Session, owner: str, shape: str) -> Run | None:

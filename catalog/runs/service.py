@@ -82,7 +82,7 @@ def create(
     run = Run(
         id=new_id("run"),
         owner=owner,
-        name=request.name or f"{request.recipe}-{repository.count_named(session, owner, request.recipe) + 1}",
+        name=request.name or repository.free_name(session, owner, request.recipe),
         recipe=request.recipe,
         overrides=dict(request.overrides),
         config=config.model_dump(mode="json"),

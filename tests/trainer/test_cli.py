@@ -8,15 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from contracts.events import EVENT, Finished
 from contracts.fitting import ALLOWANCE_BYTES
 from contracts.rundir import Failed, RunDir, Stopped
-from contracts.train import parse_config
 from tests.trainer.tiny import empty_cache, environment, make_pictures, make_recipe, name_concept, outcome_of
 from trainer.cli import main
 from trainer.folder import end, only_trainer
+from trainer.recipe import read_recipe
 
 
 class TestRefusals:
@@ -118,7 +117,7 @@ class TestPlan:
         assert plan["buckets"] == {"48x80": 3, "64x64": 4}
         assert plan["seconds_per_step"] is None
         assert main(words) == 0
-        assert "unknown: probe" in capsys.readouterr().out
+        assert "--probe N" in capsys.readouterr().out
 
     def test_class_pictures_of_the_data_set_are_no_pictures_of_the_subject(
         self, base_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -147,7 +146,9 @@ class TestPlan:
         assert main([*words, "--fit", limit]) == 0
         fitted = tmp_path / "fitted.yaml"
         fitted.write_text(capsys.readouterr().out)
-        config = parse_config(yaml.safe_load(fitted.read_text()))
+        again = read_recipe(fitted)
+        assert (again.base_dir, again.datasets[0].path) == (base_dir, pictures)
+        config = again.config
         assert (config.batch_size, config.gradient_accumulation_steps) == (32, 4)
         assert main([*words, "--fit", limit, "--json"]) == 0
         fitting = json.loads(capsys.readouterr().out)["fitting"]

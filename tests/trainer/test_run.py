@@ -19,6 +19,7 @@ from contracts.rundir import Completed, Environment, Failed, Manifest, RunDir, S
 from sdxl.base import identity, load_base
 from tests.trainer.tiny import events_of, losses, make_recipe, outcome_of, same, stop_after, train, weights_of
 from trainer.files import manifest_entry
+from trainer.starting import python
 
 QUIET = {"preview__prompts": [], "held_out__every_steps": None, "measure_floor": False}
 TRACE = [1.06589, 1.08724, 1.07401, 0.81735, 0.73679, 1.07614]
@@ -337,7 +338,7 @@ class TestStartingAgain:
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, steps=2, **QUIET)
         stop_after(1, run, monkeypatch)
         assert train(recipe, run, cache_dir, "data.flip=false") == 0
-        typed = f"python -m trainer {recipe} --run-dir '{run}' --cache-dir {cache_dir} data.flip=false"
+        typed = f"{python()} -m trainer {recipe} --run-dir '{run}' --cache-dir {cache_dir} data.flip=false"
         assert f"stopped after step 1; to go on: {typed}\n" in capsys.readouterr().out
 
     def test_a_base_and_data_that_cannot_be_used_are_said_together(

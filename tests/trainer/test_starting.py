@@ -9,7 +9,7 @@ import pytest
 
 from tests.trainer.tiny import environment, launch, make_recipe
 from trainer.cli import main
-from trainer.starting import typed
+from trainer.starting import python, typed
 
 CODE = """
 import os, runpy, signal, sys
@@ -34,7 +34,7 @@ class TestStarting:
     ) -> None:
         recipe = make_recipe(tmp_path / "r.yaml", tmp_path, tmp_path)
         done = launch(["-c", CODE, module, str(recipe), "--run-dir", str(tmp_path / "run")], environment())
-        again = f"python -m trainer {recipe} --run-dir {tmp_path}/run"
+        again = f"{python()} -m trainer {recipe} --run-dir {tmp_path}/run"
         assert done.stderr == f"interrupted while starting: nothing was trained this time; to start again: {again}\n"
         assert (done.returncode, done.stdout) == (130, "")
         assert not (tmp_path / "run").exists()
@@ -50,10 +50,10 @@ class TestStarting:
         words = [str(recipe), "--run-dir", str(tmp_path / "run")]
         before = signal.getsignal(signal.SIGINT)
         assert main(words) == 130
-        assert "nothing trained is kept; to start again: python -m trainer" in capsys.readouterr().err
+        assert f"nothing trained is kept; to start again: {python()} -m trainer" in capsys.readouterr().err
         (tmp_path / "run" / "checkpoints" / "step-4").mkdir(parents=True)
         assert main(words) == 130
-        assert "to go on from the last checkpoint: python -m trainer" in capsys.readouterr().err
+        assert f"to go on from the last checkpoint: {python()} -m trainer" in capsys.readouterr().err
         assert signal.getsignal(signal.SIGINT) is before
 
     def test_of_several_processes_none_tells_a_command_that_would_start_one(

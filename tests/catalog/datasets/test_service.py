@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from catalog.datasets import editing, repository
 from catalog.datasets import service as datasets
 from catalog.db import Database
 from catalog.jobs import Queue
@@ -162,6 +163,20 @@ class TestFreeze:
         first, second = _freeze(database, owner, dataset_id), _freeze(database, owner, dataset_id)
         assert (first.created, second.created) == (True, False)
         assert first.version.id == second.version.id
+
+    def test_of_what_there_was_before_is_the_latest_again(self, database: Database, owner: str, make: Any) -> None:
+        dataset_id = make.dataset()
+        first = _freeze(database, owner, dataset_id).version
+        make.ingest(dataset_id, {"new.png": "new"}, {})
+        assert _freeze(database, owner, dataset_id).version.number == 2
+        with database.session() as session:
+            (new,) = (one for one in repository.images(session, owner, dataset_id) if one.source_name == "new.png")
+            editing.remove_image(session, owner, dataset_id, new.image, None)
+        again = _freeze(database, owner, dataset_id)
+        assert (again.created, again.version.id) == (False, first.id)
+        with database.reading() as session:
+            assert datasets.read_version(session, owner, dataset_id).number == 1
+            assert [one.number for one in datasets.list_versions(session, owner, dataset_id)] == [1, 2]
 
     def test_of_the_same_content_uploaded_in_another_order_has_the_same_digest(
         self, database: Database, owner: str, make: Any

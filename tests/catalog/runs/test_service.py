@@ -13,7 +13,7 @@ from catalog.bases import service as bases
 from catalog.datasets import service as datasets
 from catalog.db import Database
 from catalog.jobs import Kind, Queue
-from catalog.removing import remove_image
+from catalog.removing import remove_image, remove_run
 from catalog.runs import progress
 from catalog.runs import service as runs
 from contracts.events import HeldOut, StepDone
@@ -60,6 +60,14 @@ class TestCreate:
     def test_names_runs_after_their_recipe(self, make: Any) -> None:
         dataset_id = make.frozen()
         assert [make.run(dataset=dataset_id).name for _ in range(2)] == ["demo-1", "demo-2"]
+
+    def test_gives_no_name_that_a_run_has(self, database: Database, make: Any, owner: str) -> None:
+        dataset_id = make.frozen()
+        first, _ = (make.run(dataset=dataset_id) for _ in range(2))
+        with database.session() as session:
+            runs.cancel(session, owner, first.id)
+            remove_run(session, owner, first.id)
+        assert make.run(dataset=dataset_id).name == "demo-3"
 
     def test_takes_the_latest_version_unless_one_is_named(
         self, database: Database, make: Any, owner: str, recipes: Path
