@@ -23,7 +23,7 @@ from trainer.inputs import look_at
 from trainer.parts import Identified, Job
 from trainer.processes import Processes
 from trainer.report import Report
-from trainer.resume import called
+from trainer.resume import another, called
 from trainer.start import refuse_other_base
 
 log = logging.getLogger(__name__)
@@ -99,15 +99,11 @@ def refuse_other_inputs(job: Job, run_dir: RunDir) -> None:
     except PatinaError as error:
         log.info("the inputs of the complete run in %s are not compared: %s", run_dir.root, error)
         return
-    pairs = [
-        ("paths/base_dir", "the base", manifest.base_identity, base_identity),
-        ("paths/dataset_dir", "the data set", manifest.dataset_digest, given.subject.digest),
-    ]
-    others = [
-        FieldError(pointer=f"/{pointer}", message=f"{what} was {before[:12]}, is {now[:12]}")
-        for pointer, what, before, now in pairs
-        if before != now
-    ]
+    compared = {
+        "/paths/base_dir": another("the base", manifest.base_identity, base_identity),
+        "/paths/dataset_dir": another("the data set", manifest.dataset_digest, given.subject.digest),
+    }
+    others = [FieldError(pointer=pointer, message=words) for pointer, said in compared.items() for words in said]
     weights = run_dir.weights / f"{job.recipe.config.output_name}.safetensors"
     header = read_header(weights) if weights.exists() else None
     if header is not None and header.parent != given.parent:

@@ -40,25 +40,26 @@ class Found:
 
 def in_folder(folder: Path, problems: list[str]) -> list[Found]:
     """Every picture below ``folder`` with what is said of it; what cannot be used is added to ``problems``."""
-    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    pictures = [path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS]
     pictures, masks = _without_masks(pictures, folder, problems)
     known = set(pictures)
     described: dict[Path, dict[str, Any]] = {}
-    for metadata in sorted(folder.rglob(METADATA)):
+    for metadata in (path for path in files if path.name == METADATA):
         entries: dict[Path, dict[str, Any]] = {}
         # Not splitlines(): a caption may hold characters that it takes for line ends, such as U+2028.
         for number, line in enumerate(_text(metadata, folder, problems).split("\n"), start=1):
             if line.strip():
                 _describe(metadata, number, line, known, entries, problems)
         described |= _with_captions(metadata.relative_to(folder).as_posix(), entries, problems)
-    for other in sorted(path for name in NOT_READ for path in folder.rglob(name)):
+    for other in (path for path in files if path.name in NOT_READ):
         where = other.relative_to(folder).as_posix()
         problems.append(f"{where} is not read from a folder: make it {METADATA}, or upload the folder to a dataset")
     # A camera's or Windows' IMG.TXT is the caption of its IMG.JPG.
     sidecars = {
         (path.parent, path.stem, path.suffix.lower()): path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in CAPTION_EXTENSIONS and path.is_file()
+        for path in files
+        if path.suffix.lower() in CAPTION_EXTENSIONS
     }
     return [_picture(folder, path, described.get(path), masks.get(path), sidecars, problems) for path in pictures]
 

@@ -95,10 +95,8 @@ def check_resumable(
     pictures_now = _global_batch(config, processes)
     if pictures != pictures_now:
         wrong.append(f"pictures in one optimiser step were {pictures}, are {pictures_now}")
-    if saved.base_identity != base_identity:
-        wrong.append(f"the base was {saved.base_identity[:12]}, is {base_identity[:12]}")
-    if saved.dataset_digest != dataset_digest:
-        wrong.append(f"the data set was {saved.dataset_digest[:12]}, is {dataset_digest[:12]}")
+    wrong += another("the base", saved.base_identity, base_identity)
+    wrong += another("the data set", saved.dataset_digest, dataset_digest)
     if saved.parent != parent:
         wrong.append(f"it started from {called(saved.parent)}, now from {called(parent)}")
     if wrong:
@@ -118,6 +116,11 @@ def _rescheduled(saved: RunState, config: TrainConfig) -> list[str]:
     if all(then == now for then, now in shares):
         return []
     return [f"steps was {before}, is {config.steps}: the schedule would have given the steps done other learning rates"]
+
+
+def another(what: str, before: str, now: str) -> list[str]:
+    """That an input has another digest, in words; nothing when it has not."""
+    return [] if before == now else [f"{what} was {before[:12]}, is {now[:12]}"]
 
 
 def called(parent: Parent | None) -> str:
