@@ -10,15 +10,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from contracts.base import TargetSet
 from contracts.config import Frozen
 
 Rank = Annotated[int, Field(ge=1, le=256)]
 Alpha = Annotated[float, Field(gt=0)]
+Strength = Annotated[float, Field(ge=0, le=4)]
 LayerGlob = Annotated[str, Field(min_length=1, max_length=200)]
 MOST_PATTERNS = 64
 PublishedDialect = Literal["kohya", "diffusers"]
@@ -105,6 +106,10 @@ class LoraSettings(Frozen):
     alpha_pattern: dict[LayerGlob, Alpha] = Field(default_factory=dict, max_length=MOST_PATTERNS)
     """Other alphas for the layers whose names fit a glob; the longest one that fits counts."""
 
+    strength_pattern: dict[LayerGlob, Strength] = Field(default_factory=dict, max_length=MOST_PATTERNS)
+    """How strongly layers act in previews, held-out losses and the file, of what was trained, such as
+    {"up_blocks.*attn*": 0.5}; 1 for layers that no glob fits, the longest one that fits counts."""
+
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapter's inputs zeroed while training."""
 
@@ -120,6 +125,12 @@ class LoraSettings(Frozen):
 
     text_encoder_2: TextEncoderSettings | None = None
     """Train OpenCLIP bigG too; captions are then encoded in every step, and none is cached."""
+
+    @model_validator(mode="after")
+    def _strengths_of_a_plain_adapter(self) -> Self:
+        if self.dora and self.strength_pattern:
+            raise ValueError("strength_pattern scales low-rank updates; leave it out with dora")
+        return self
 
     @property
     def text_encoders(self) -> dict[str, TextEncoderSettings]:

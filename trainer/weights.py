@@ -5,8 +5,8 @@ Knows nothing about losses, checkpoints or schedules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sdxl.lora import LoraBank, adapted_modules, attach_all, peft_name
 from sdxl.networks import empty_network
 from trainer.average import Average
 from trainer.flat import FlatParameters
+from trainer.strengths import Strengths
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,10 +46,17 @@ class Trainable:
     """What is left as it is of a text encoder that is trained whole, by the names that weights files have for it."""
     average: Average | None = None
     """Of the parameters, where it is wanted."""
+    strengths: Strengths | None = None
+    """Of an adapter's layers, where a recipe has some."""
 
-    def as_published(self) -> AbstractContextManager[None]:
-        """Inside, the weights are those that are measured, shown and published: the average, where there is one."""
-        return nullcontext() if self.average is None else self.average.in_place()
+    @contextmanager
+    def as_published(self) -> Iterator[None]:
+        """Inside, the weights are those that are measured, shown and published: averaged, with their strengths."""
+        with ExitStack() as stack:
+            for changed in (self.average, self.strengths):
+                if changed is not None:
+                    stack.enter_context(changed.in_place())
+            yield
 
     def kept(self) -> dict[str, dict[str, torch.Tensor]]:
         """What a checkpoint keeps of it: named tensors, by group."""
@@ -103,7 +111,8 @@ def load_trainable(path: Path, config: TrainConfig, device: torch.device) -> Tra
     bank = attach_all({name: getattr(base, name) for name in adapted}, adapted, seed=config.seed)
     parameters = FlatParameters({name: bank.named_parameters(name) for name in adapted})
     rates = config.lora.learning_rates(config.optimizer.learning_rate)
-    return Trainable(base, bank, parameters, rates, nullcontext)
+    strengths = Strengths(bank.named_parameters(), config.lora.strength_pattern)
+    return Trainable(base, bank, parameters, rates, nullcontext, strengths=strengths)
 
 
 def _whole(base: Base, encoders: Sequence[str]) -> tuple[dict[str, dict[str, nn.Parameter]], dict[str, torch.Tensor]]:
@@ -125,14 +134,15 @@ def _whole(base: Base, encoders: Sequence[str]) -> tuple[dict[str, dict[str, nn.
 
 
 def check_patterns(path: Path, config: TrainConfig) -> None:
-    """Refuse patterns of ranks and alphas that fit no adapted layer of the base; reads no weight.
+    """Refuse patterns of ranks, alphas and strengths that fit no adapted layer of the base; reads no weight.
 
     Raises:
         InvalidInput: every one of them at once.
     """
     if config.method != "lora":
         return
-    patterns = {"rank_pattern": [*config.lora.rank_pattern], "alpha_pattern": [*config.lora.alpha_pattern]}
+    fields = ("rank_pattern", "alpha_pattern", "strength_pattern")
+    patterns = {field: [*getattr(config.lora, field)] for field in fields}
     if not any(patterns.values()):
         return
     files, names = open_base(path), list[str]()

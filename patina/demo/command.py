@@ -27,8 +27,6 @@ TRAINING_SET = ROOT / "datasets" / "twemoji-style"
 JUDGE_FOLDER = ROOT / "datasets" / "emoji-judge"
 BASE, RECIPE, DATASET = "emoji-xl", "demo", "twemoji-style"
 SAMPLING: Json = {"base": BASE, "steps": 25, "guidance_scale": 1.4}
-LORA_SCALE = 0.85
-"""In full it draws emoji that it was not taught less clearly (docs/log.md, 2026-11-27)."""
 FIRST_SEED = 1000
 POLL_S = 0.25
 
@@ -54,7 +52,7 @@ def demo(
     with server(home.resolve()) as client:
         run = _train(client, quiet=as_json)
         version = client.weights_version(run["config"]["output_name"], "latest")
-        choice = [{"weights": f"{version['name']}@{version['version']}", "scale": LORA_SCALE}]
+        choice = [{"weights": f"{version['name']}@{version['version']}"}]
         generating = time.monotonic()
         pictures = {
             "base": _generate(client, held_out, [], folder / "base", quiet=as_json),
@@ -73,7 +71,6 @@ def demo(
     summary = {
         **_told_by_the_run(run, version),
         **judged,
-        "lora_scale": LORA_SCALE,
         "guidance_scale": SAMPLING["guidance_scale"],
         "wandb_dir": run["tracking"],
         "generate_seconds": round(generate_seconds, 1),
@@ -152,7 +149,7 @@ def _shown(summary: dict[str, Any], folder: Path, seconds: float) -> list[tuple[
     return [
         ("trained", f"{summary['steps']} steps on {summary['images']} images in {duration(summary['train_seconds'])}"),
         ("held-out loss", f"{summary['heldout_loss_before']:.4f} → {summary['heldout_loss_after']:.4f}"),
-        ("drawn", f"guidance {summary['guidance_scale']}, the LoRA at {summary['lora_scale']} of its strength"),
+        ("drawn", f"guidance {summary['guidance_scale']}, from equal seeds"),
         ("judge", f"right on {each['twemoji']:.0%} of real Twemoji and {each['noto']:.0%} of real Noto"),
         (
             "style",

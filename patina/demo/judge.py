@@ -67,18 +67,24 @@ def style_features(pixels: Pixels) -> Floats:
     return np.stack([_features(picture) for picture in halved])
 
 
-def fit(features: Floats, is_twemoji: NDArray[np.bool_], ridge: float = 30.0, iterations: int = 15) -> StyleJudge:
-    """Ridge logistic regression over ``style_features`` [N, F] by Newton's method; deterministic."""
+def fit(
+    features: Floats, is_twemoji: Mask, counts: Floats | None = None, ridge: float = 30.0, iterations: int = 15
+) -> StyleJudge:
+    """Ridge logistic regression over ``style_features`` [N, F] by Newton's method; deterministic.
+
+    ``counts`` [N] says how often each picture counts, once if it is left out.
+    """
     mean, scale = features.mean(axis=0), features.std(axis=0) + 0.02
     design = np.hstack([(features - mean) / scale, np.ones((len(features), 1))])
     target = is_twemoji.astype(np.float64)
+    counts = np.ones(len(features)) if counts is None else counts
     penalty = np.full(design.shape[1], ridge)
     penalty[-1] = 0.0
     weights = np.zeros(design.shape[1])
     for _ in range(iterations):
         chance = 1 / (1 + np.exp(-design @ weights))
-        gradient = design.T @ (chance - target) + penalty * weights
-        curvature = (design * (chance * (1 - chance))[:, None]).T @ design + np.diag(penalty)
+        gradient = design.T @ (counts * (chance - target)) + penalty * weights
+        curvature = (design * (counts * chance * (1 - chance))[:, None]).T @ design + np.diag(penalty)
         change = np.linalg.solve(curvature, gradient)
         weights -= change
         if np.abs(change).max() < CONVERGED:

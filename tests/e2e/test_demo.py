@@ -29,7 +29,6 @@ KEYS = [
     "style_lora",
     "content_base",
     "content_lora",
-    "lora_scale",
     "guidance_scale",
     "wandb_dir",
     "generate_seconds",
@@ -58,11 +57,6 @@ class TestTheDemo:
         assert summary["judge_accuracy"] >= 0.93
         assert min(summary["judge_accuracy_each"].values()) >= 0.93
 
-    def test_moves_towards_the_style_and_keeps_most_of_the_content(self, summary: dict[str, Any]) -> None:
-        assert summary["style_lora"] > summary["style_base"]
-        assert summary["content_lora"] >= 0.7 * summary["content_base"]
-
-    @pytest.mark.xfail(strict=True, reason="the bars are not reached yet: docs/log.md, 2026-11-27")
     def test_reaches_the_bars_of_style_and_content(self, summary: dict[str, Any]) -> None:
         assert summary["style_base"] <= 0.2
         assert summary["style_lora"] >= 0.75

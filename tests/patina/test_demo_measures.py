@@ -48,6 +48,15 @@ class TestTheJudge:
         assert len(set(held_out.names)) == 100
 
 
+class TestTheHeldOutPictures:
+    def test_can_be_told_apart_by_the_nearest(self, held_out: HeldOutEmoji) -> None:
+        both = np.concatenate([held_out.noto, held_out.twemoji]).reshape(200, -1).astype(np.float64)
+        lengths = (both**2).sum(axis=1)
+        differences = (lengths[:, None] + lengths - 2 * both @ both.T) / both.shape[1]
+        others = ~np.tile(np.eye(100, dtype=bool), (2, 2))
+        assert differences[others].min() >= 999.9
+
+
 class TestThePair:
     def test_passes_the_real_style(self, judge: StyleJudge, held_out: HeldOutEmoji) -> None:
         assert passes(judge, held_out, held_out.twemoji)

@@ -119,8 +119,12 @@ class TestPatternsThatFitNothing:
     def test_are_refused_by_name_before_anything_is_encoded(
         self, base_dir: Path, pictures: Path, tmp_path: Path
     ) -> None:
-        patterns = {"lora__rank_pattern": {"*.to_q": 2, "*.to_qq": 2}, "lora__alpha_pattern": {"*.conv1": 1.0}}
+        patterns = {
+            "lora__rank_pattern": {"*.to_q": 2, "*.to_qq": 2},
+            "lora__alpha_pattern": {"*.conv1": 1.0},
+            "lora__strength_pattern": {"*.to_k": 0.5, "*.to_kk": 0.5},
+        }
         recipe = make_recipe(tmp_path / "r.yaml", base_dir, pictures, **patterns)
         assert train(recipe, tmp_path / "run", tmp_path / "cache") == 1
-        assert "a name that fits *.to_qq, *.conv1." in RunDir(tmp_path / "run").outcome.read_text()
+        assert "a name that fits *.to_qq, *.conv1, *.to_kk." in RunDir(tmp_path / "run").outcome.read_text()
         assert not (tmp_path / "cache" / "texts").exists()

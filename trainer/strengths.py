@@ -1,0 +1,43 @@
+"""How strongly an adapter's layers act where it is measured, shown and published: block weights, in place for a while.
+
+Training itself never sees them. A layer's strength scales its update B A, so it scales B alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from contracts.lora import by_pattern
+
+UP = ".lora_B.weight"
+
+
+class Strengths:
+    """The strengths that are not 1.
+
+    Args:
+        parameters: an adapter's, by diffusers' PEFT keys (``unet.`` or a text encoder's name in front).
+        patterns: strengths by globs over the layers' names, which have no component in front.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.Tensor], patterns: Mapping[str, float]) -> None:
+        ups = {key.removesuffix(UP).partition(".")[2]: up for key, up in parameters.items() if key.endswith(UP)}
+        strengths = {name: by_pattern(patterns, name, 1.0) for name in ups}
+        self._scaled = [(ups[name], strength) for name, strength in strengths.items() if strength != 1]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the updates have their strengths; afterwards they are, bit for bit, what they were."""
+        kept = [up.detach().clone() for up, _ in self._scaled]
+        try:
+            with torch.no_grad():
+                for up, strength in self._scaled:
+                    up.mul_(strength)
+            yield
+        finally:
+            with torch.no_grad():
+                for (up, _), was in zip(self._scaled, kept, strict=True):
+                    up.copy_(was)
