@@ -24,9 +24,9 @@ class Strengths:
     """
 
     def __init__(self, parameters: Mapping[str, torch.Tensor], patterns: Mapping[str, float]) -> None:
-        ups = {key.removesuffix(UP).partition(".")[2]: up for key, up in parameters.items() if key.endswith(UP)}
-        strengths = {name: by_pattern(patterns, name, 1.0) for name in ups}
-        self._scaled = [(ups[name], strength) for name, strength in strengths.items() if strength != 1]
+        ups = ((key.removesuffix(UP).partition(".")[2], up) for key, up in parameters.items() if key.endswith(UP))
+        strengths = [(up, by_pattern(patterns, name, 1.0)) for name, up in ups]
+        self._scaled = [(up, strength) for up, strength in strengths if strength != 1]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

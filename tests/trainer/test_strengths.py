@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from contracts.lora import TEXT_ENCODERS
 from contracts.rundir import RunDir
 from tests.trainer.tiny import events_of, losses, make_recipe, same, train, weights_of
 from trainer.strengths import UP, Strengths
@@ -29,6 +30,12 @@ class TestStrengths:
                 scaled = name == f"unet.up_blocks.0.attentions.0.proj_in{UP}"
                 assert torch.equal(tensor, before[name] * 0.3 if scaled else before[name]), name
         assert same(live, before)
+
+    def test_scale_layers_of_one_name_in_both_text_encoders(self) -> None:
+        layer = f"text_model.encoder.layers.0.self_attn.q_proj{UP}"
+        live = {f"{encoder}.{layer}": torch.ones(3, 2) for encoder in TEXT_ENCODERS}
+        with Strengths(live, {"*.q_proj": 0.5}).in_place():
+            assert all(bool((up == 0.5).all()) for up in live.values())
 
     def test_give_them_back_when_what_is_done_meanwhile_fails(self) -> None:
         live = adapter()

@@ -1,9 +1,9 @@
 """Make datasets/ from the npm packages: the Twemoji training set, the judge's held-out pictures, the judge.
 
 The 300 emoji are faces, hands and signs, drawn by seed: kinds of which 200 pictures hold enough that each tells of
-the next. No two of the 100 held-out ones are nearer to each other than a drawn picture may be to its own. The judge is
-fitted on VAE round trips of everything else, both styles, as they are, with a part of their error and with noise in the
-latents and blurred, and its one setting (the ridge) is chosen by cross-validation there; the 100 are only measured.
+the next. The real pictures of the 100 held-out ones can all be told apart. The judge is fitted on VAE round trips of
+everything else, both styles, as they are, with a part of their error, with noise in the latents and blurred, and its
+one setting (the ridge) is chosen by cross-validation there; the 100 are only measured.
 
     python make_data.py          # make demo-data
 """
@@ -93,11 +93,13 @@ def draw(catalogue: list[Emoji], downloads: Path) -> tuple[list[Emoji], list[Emo
     pictures = np.stack([real(drawn, package, downloads) for package in (NOTO, TWEMOJI)]).astype(np.float32)
     tried = set(TRIED_ON.read_text().split())
     held_out: list[int] = []
-    for row in (row for row, its in enumerate(drawn) if its.unified not in tried):
-        if _apart(pictures[:, row], pictures[:, held_out]) and len(held_out) < HELD_OUT_PICTURES:
+    for row, its in enumerate(drawn):
+        if len(held_out) == HELD_OUT_PICTURES:
+            break
+        if its.unified not in tried and _apart(pictures[:, row], pictures[:, held_out]):
             held_out.append(row)
-    training = [row for row in range(len(drawn)) if row not in held_out][:TRAINING_PICTURES]
-    return [drawn[row] for row in training], [drawn[row] for row in held_out]
+    training = [its for row, its in enumerate(drawn) if row not in held_out][:TRAINING_PICTURES]
+    return training, [drawn[row] for row in held_out]
 
 
 def _apart(picture: np.ndarray, others: np.ndarray) -> bool:
