@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
+from pydantic import Field
+
 from contracts.base import Denoising, PredictionType, TargetSet
 from contracts.config import Frozen
 from contracts.failures import FieldError, InvalidInput
+from contracts.lora import MOST_PATTERNS, LayerGlob, Strength
 from contracts.mixing import Share
 
 
@@ -39,6 +42,8 @@ class AdapterHeader(Frozen):
     rank: int | None
     alpha: float | None
     targets: TargetSet | None
+    strength_pattern: dict[LayerGlob, Strength] = Field(default_factory=dict, max_length=MOST_PATTERNS)
+    """How strongly layers act here, of what was trained, by globs; a file whose layers all act fully has no list."""
     resolution_px: int
     prediction_type: PredictionType
     zero_terminal_snr: bool | None = None
@@ -87,7 +92,7 @@ class AdapterHeader(Frozen):
         return metadata
 
     def _unsaid(self) -> set[str]:
-        return {name for name in ("datasets", "parent") if not getattr(self, name)}
+        return {name for name in ("datasets", "parent", "strength_pattern") if not getattr(self, name)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str] | None) -> Self | None:

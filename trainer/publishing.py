@@ -38,6 +38,7 @@ def write_weights(path: Path, config: TrainConfig, found: Identified, parts: Par
         rank=lora.rank if lora else None,
         alpha=lora.alpha if lora else None,
         targets=lora.targets if lora else None,
+        strength_pattern=lora.strength_pattern if lora else {},
         resolution_px=config.data.resolution_px or found.base.native_px,
         prediction_type=parts.objective.prediction_type,
         zero_terminal_snr=bool(parts.objective.scheduler_config.get("rescale_betas_zero_snr")),

@@ -24,6 +24,7 @@ from sdxl.formats import check_full, components_of, full_tensors, load_adapter, 
 from sdxl.full import require_base
 from sdxl.lora import adapted_modules, peft_name
 from sdxl.networks import empty_network
+from trainer.strengths import Strengths
 from trainer.weights import Trainable
 
 HINT = "Start from weights of the same base, method, layers, ranks and alphas, or from none."
@@ -73,7 +74,11 @@ def refuse_other_base(path: Path, base_identity: str) -> None:
 
 @torch.no_grad()
 def start_from(path: Path, model: Trainable) -> None:
-    """Write the weights of a file that ``parent_of`` has looked at into what is trained."""
+    """Write the weights of a file that ``parent_of`` has looked at into what is trained.
+
+    Layers that its header says act less, or more, than they were trained to are as they were in training again: this
+    run's own strengths are of what is trained.
+    """
     if model.bank is None:
         live = {component: named_weights(component, getattr(model.base, component)) for component in model.peak_rates}
         for component, name, tensor in full_tensors(path):
@@ -82,6 +87,8 @@ def start_from(path: Path, model: Trainable) -> None:
     state = model.state()
     for name, tensor in load_adapter(path).state.items():
         state[name].copy_(tensor)
+    if (header := read_header(path)) is not None:
+        Strengths(model.bank.named_parameters(), header.strength_pattern).undo()
 
 
 class _Layer(NamedTuple):

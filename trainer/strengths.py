@@ -41,3 +41,10 @@ class Strengths:
             with torch.no_grad():
                 for (up, _), was in zip(self._scaled, kept, strict=True):
                     up.copy_(was)
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Give updates that have their strengths what they had in training; what has strength 0 stays without one."""
+        for up, strength in self._scaled:
+            if strength:
+                up.div_(strength)

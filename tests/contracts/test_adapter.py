@@ -33,6 +33,9 @@ ASKED_BY_KOHYA = {
 class TestAdapterHeader:
     def test_comes_back_from_its_metadata(self) -> None:
         assert AdapterHeader.from_metadata(HEADER.to_metadata()) == HEADER
+        weaker = HEADER.model_copy(update={"strength_pattern": {"up_blocks.*": 0.5}})
+        assert AdapterHeader.from_metadata(weaker.to_metadata()) == weaker
+        assert "strength_pattern" not in HEADER.to_metadata()["patina.header"]
 
     def test_has_what_other_tools_must_find_all_of_it_text(self) -> None:
         metadata = HEADER.to_metadata()

@@ -69,6 +69,21 @@ class TestARun:
         measured = {name: _held_out(run) for name, run in (("plain", plain), ("nothing", nothing))}
         assert measured["nothing"][0] == measured["nothing"][-1] == measured["plain"][0] != measured["plain"][-1]
 
+    def test_starts_from_such_weights_where_their_training_ended(
+        self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
+    ) -> None:
+        strengths = {"lora__strength_pattern": {ATTENTION: 0.5, "down_blocks.*": 0.0}}
+        parent = _run(tmp_path, base_dir, pictures, cache_dir, **strengths)
+        more = {**strengths, "init_from": "tiny@1", "steps": 2}
+        begun = ("--init-weights", str(parent / "weights" / "tiny.safetensors"))
+        child = _run(tmp_path / "child", base_dir, pictures, cache_dir, *begun, **more)
+        assert _held_out(child)[0] == _held_out(parent)[-1]
+        # Had the strengths come on top of those in the file, a layer would be at a quarter of what was trained.
+        whole = _run(
+            tmp_path / "whole", base_dir, pictures, cache_dir, *begun, **{**more, "lora__strength_pattern": {}}
+        )
+        assert _held_out(whole)[0] != _held_out(parent)[-1]
+
     def test_cannot_have_strengths_of_magnitudes(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -77,9 +92,10 @@ class TestARun:
         assert "leave it out with dora" in capsys.readouterr().err
 
 
-def _run(folder: Path, base_dir: Path, pictures: Path, cache_dir: Path, **changes: object) -> Path:
+def _run(folder: Path, base_dir: Path, pictures: Path, cache_dir: Path, *more: str, **changes: object) -> Path:
+    folder.mkdir(exist_ok=True)
     recipe = make_recipe(folder / "r.yaml", base_dir, pictures, **changes)
-    assert train(recipe, folder / "run", cache_dir) == 0
+    assert train(recipe, folder / "run", cache_dir, *more) == 0
     return folder / "run"
 
 
