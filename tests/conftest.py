@@ -9,9 +9,11 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # What is imported and collected stays: looking for garbage in it, now and at every later search, takes seconds.
@@ -19,19 +21,19 @@ gc.disable()
 
 ROOT = Path(__file__).parent
 LONGEST = (
-    "worker/test_killed_worker.py",
     "e2e/test_the_whole_way.py",
+    "worker/test_killed_worker.py",
+    "worker/test_train.py",
+    "inference/test_engine.py",
     "invariants/test_same_result.py",
-    "worker/test_entry_points.py",
-    "patina/test_supervise.py",
-    "trainer/test_objective_run.py",
-    "trainer/test_cli.py",
-    "trainer/test_run.py",
-    "invariants/test_full.py",
+    "patina/test_reading.py",
     "worker/test_generate.py",
+    "trainer/test_run.py",
+    "trainer/test_objective_run.py",
     "patina/test_sending.py",
-    "trainer/test_mixed_run.py",
-    "e2e/test_round_trip.py",
+    "sdxl/test_lora.py",
+    "trainer/test_strengths.py",
+    "trainer/test_memory_saving.py",
 )
 """By measured time; a file that is not named here comes in its usual place after them."""
 
@@ -44,6 +46,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _plain_logs() -> Iterator[None]:
+    """Structlog's own default renders local variables into traces, which takes seconds each."""
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer()])
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

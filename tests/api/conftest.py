@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from starlette.testclient import TestClient
 
 from api.app import create_app
@@ -32,14 +31,6 @@ RECIPES = {
     "quick": "# A short run.\n# Two lines.\npaths:\n  base_dir: somewhere\nsteps: 20\ntrigger_word: patinastyle\n",
     "wide": "steps: 40\nlora:\n  rank: 32\n",
 }
-
-
-@pytest.fixture(autouse=True)
-def _plain_logs() -> Iterator[None]:
-    """Structlog's own default renders local variables into traces, which takes seconds each."""
-    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer()])
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture

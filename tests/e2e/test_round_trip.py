@@ -149,7 +149,7 @@ def test_hugging_face_datasets_reads_the_zip_as_an_imagefolder(
     assert {row["image"].size for row in read} == {(32, 24)}
 
 
-@pytest.mark.parametrize("form", ["imagefolder.zip", "parquet"])
+@pytest.mark.parametrize("form", ["imagefolder.zip", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_marked_splits_concepts_without_caption_and_bare_images_come_back(
     web: TestClient, station: Station, form: str
 ) -> None:

@@ -52,16 +52,8 @@ def full_recipe(folder: Path, base: Path, pictures: Path, **changes: Any) -> Pat
 
 
 class TestFull:
-    @pytest.mark.parametrize(
-        "way",
-        [
-            pytest.param("fp32, fused", marks=pytest.mark.slow),
-            pytest.param("bf16", marks=pytest.mark.slow),
-            pytest.param("bf16, fused, adamw8bit", marks=pytest.mark.slow),
-            "fp32, text encoders, ema",
-            pytest.param("bf16, fused, text encoders", marks=pytest.mark.slow),
-        ],
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize("way", WAYS)
     def test_stopped_and_started_again_ends_in_the_same_weights(
         self,
         way: str,

@@ -14,10 +14,8 @@ QUIET = {"preview__prompts": [], "held_out__every_steps": None, "checkpoint__eve
 
 
 class TestEveryKind:
-    @pytest.mark.parametrize(
-        "kind",
-        ["adamw8bit", *(pytest.param(k, marks=pytest.mark.slow) for k in ("paged-adamw8bit", "lion8bit", "adafactor"))],
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["adamw8bit", "paged-adamw8bit", "lion8bit", "adafactor"])
     def test_stopped_and_started_again_ends_in_the_same_weights(
         self,
         kind: str,

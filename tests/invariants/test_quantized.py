@@ -15,7 +15,8 @@ QUIET = {"preview__prompts": [], "held_out__every_steps": None, "checkpoint__eve
 
 
 class TestQuantisedBase:
-    @pytest.mark.parametrize("kind", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["nf4", "int8"])
     def test_stopped_and_started_again_ends_in_the_same_weights(
         self,
         kind: str,

@@ -41,6 +41,7 @@ class TestBitForBit:
         assert train(recipe, tmp_path / "run", cache_dir, "--no-cache") == 0
         assert same(weights_of(tmp_path / "run"), weights_of(finished))
 
+    @pytest.mark.slow
     def test_two_gloo_ranks_equal_two_accumulated_batches(
         self, finished: Path, base_dir: Path, pictures: Path, tmp_path: Path
     ) -> None:
@@ -133,9 +134,8 @@ class TestBitForBit:
 
 
 class TestWithinRounding:
-    @pytest.mark.parametrize(
-        ("prediction", "steps"), [("epsilon", 8), pytest.param("v_prediction", 30, marks=pytest.mark.slow)]
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("prediction", "steps"), [("epsilon", 8), ("v_prediction", 30)])
     def test_one_batch_of_four_and_four_of_one_after_many_steps(
         self, prediction: str, steps: int, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:

@@ -139,6 +139,7 @@ class TestKeys:
 
 
 class TestDoctor:
+    @pytest.mark.slow
     def test_a_key_of_any_owner_is_listed_and_ended(self, capfd: pytest.CaptureFixture[str]) -> None:
         assert main(["keys", "create", "phone", "--owner", "bob", "--json"]) == 0
         made = json.loads(capfd.readouterr().out)

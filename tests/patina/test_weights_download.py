@@ -39,6 +39,7 @@ def run(capfd: pytest.CaptureFixture[str], *words: str) -> Any:
     return json.loads(capfd.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_form_is_the_one_asked_for_and_what_others_will_misread_is_told(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -68,6 +69,7 @@ def test_pefts_is_a_folder_that_is_never_written_over(capfd: pytest.CaptureFixtu
     assert [*(tmp_path / "style-3").iterdir()] == []
 
 
+@pytest.mark.slow
 def test_pefts_folder_is_not_put_into_itself_when_it_is_asked_for_again(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

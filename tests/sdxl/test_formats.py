@@ -47,7 +47,15 @@ class TestStockPipeline:
         [
             pytest.param({"targets": "attn"}, marks=pytest.mark.slow),
             {"targets": "attn-ff"},
-            {"targets": "attn-ff-conv", "rslora": True, "rank_pattern": {"*.conv?": 2}, "alpha_pattern": {"*.to_q": 1}},
+            pytest.param(
+                {
+                    "targets": "attn-ff-conv",
+                    "rslora": True,
+                    "rank_pattern": {"*.conv?": 2},
+                    "alpha_pattern": {"*.to_q": 1},
+                },
+                marks=pytest.mark.slow,
+            ),
             pytest.param({"targets": "attn-ff-conv", "dora": True}, marks=pytest.mark.slow),
         ],
         ids=["attn", "attn-ff", "LoCon", "DoRA"],

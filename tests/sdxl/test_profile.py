@@ -74,7 +74,10 @@ class TestTraceProfile:
         assert footprint.peak_bytes(work) == pytest.approx(counted, rel=0.05)
 
     @pytest.mark.parametrize("kind", ["nf4", "int8"])
-    @pytest.mark.parametrize("what", ["attn-ff", "attn-ff+dora+dropout", "attn-ff+dropout"])
+    @pytest.mark.parametrize(
+        "what",
+        ["attn-ff", *(pytest.param(f"attn-ff{w}", marks=pytest.mark.slow) for w in ("+dora+dropout", "+dropout"))],
+    )
     def test_a_quantised_step_keeps_no_more_than_one_dense_weight_besides(
         self, tiny_base: Path, traced: BaseProfile, what: str, kind: Any
     ) -> None:

@@ -125,7 +125,7 @@ def load_peft(pipe: Any, folder: Path) -> None:
 
 class TestStockPipeline:
     @pytest.mark.parametrize(
-        "kind", ["LoRA", "DoRA", *(pytest.param(k, marks=pytest.mark.slow) for k in ("LoCon", "alphas"))]
+        "kind", ["LoRA", *(pytest.param(k, marks=pytest.mark.slow) for k in ("DoRA", "LoCon", "alphas"))]
     )
     def test_draws_our_picture_from_each_dialect_with_every_layer_acting(self, tmp_path, kind):
         base = load_base(EMOJI_XL, dtype=torch.float32)

@@ -69,6 +69,7 @@ def when_stepped(step: int, do: object, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class TestAFullDisk:
+    @pytest.mark.slow
     def test_that_has_room_again_loses_checkpoints_and_nothing_else(
         self,
         finished: Path,
@@ -148,6 +149,7 @@ class TestPreviews:
 
 
 class TestWhoeverWatches:
+    @pytest.mark.slow
     @pytest.mark.parametrize("more", [[], ["--json-events"]])
     def test_may_go_away_and_the_run_ends_as_it_would(
         self, more: list[str], finished: Path, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path

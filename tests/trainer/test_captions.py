@@ -52,7 +52,11 @@ class TestARun:
         ("settings", "cached"),
         [
             ({"alternatives": True, "suffix": "photo"}, True),
-            ({"alternatives": True, "shuffle": True, "keep_tokens": 1, "tag_dropout": 0.2}, False),
+            pytest.param(
+                {"alternatives": True, "shuffle": True, "keep_tokens": 1, "tag_dropout": 0.2},
+                False,
+                marks=pytest.mark.slow,
+            ),
         ],
     )
     def test_ends_in_the_same_weights_encoded_beforehand_or_at_each_use_and_says_which(

@@ -25,6 +25,7 @@ def steps_of(run_dir: Path) -> list[events.StepDone]:
 
 
 class TestFp16:
+    @pytest.mark.slow
     def test_skips_each_overflow_once_and_goes_on_bit_for_bit(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -131,6 +131,7 @@ class TestARunThatGainsNothingAnyMore:
 
 
 class TestAStopWhileItIsJudged:
+    @pytest.mark.slow
     def test_leaves_the_measurement_to_the_next_attempt_and_changes_nothing(
         self,
         finished: Path,

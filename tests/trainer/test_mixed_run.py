@@ -53,6 +53,7 @@ def recipe(base_dir: Path, pictures: Path, tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_it_ends_in_the_same_weights_and_names_its_data(
     recipe: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ class TestZeroTerminalSnr:
 
 
 class TestNoiseOffsetAndTimestepRange:
+    @pytest.mark.slow
     def test_change_what_is_learned(self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path) -> None:
         found = []
         for number, loss in enumerate(({}, {"noise_offset": 0.5}, {"min_timestep": 900}, {"max_timestep": 50})):
@@ -195,6 +196,7 @@ class TestTheMovingAverage:
         assert same(weights_of(whole), average)
         assert header_of(whole).ema_decay == 0.9
 
+    @pytest.mark.slow
     def test_does_not_change_how_the_weights_move(
         self, whole: Path, base_dir: Path, masked: Path, cache_dir: Path, tmp_path: Path
     ) -> None:
@@ -229,6 +231,7 @@ class TestClassPictures:
             9,
         }
 
+    @pytest.mark.slow
     def test_are_made_by_the_base_as_it_is_kept_in_training(
         self, base_dir: Path, masked: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

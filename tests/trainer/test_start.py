@@ -93,6 +93,7 @@ class TestMoreSteps:
         assert train(recipe, run_dir.root, cache_dir, "steps=4") == 0
         assert json.loads(run_dir.outcome.read_text())["step"] == 4
 
+    @pytest.mark.slow
     def test_a_finished_run_with_a_constant_rate_goes_on_exactly(
         self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path
     ) -> None:

@@ -93,6 +93,7 @@ class TestHearing:
 
 
 class TestStarting:
+    @pytest.mark.slow
     def test_a_home_that_cannot_be_written_ends_it_with_words(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("not a folder")
         with running("light", tmp_path / "file" / "home") as worker:

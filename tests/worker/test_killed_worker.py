@@ -86,6 +86,7 @@ def checkpoints(station: Station, run_id: str) -> list[Path]:
 
 
 class TestKilledWorker:
+    @pytest.mark.slow
     def test_a_run_ends_in_the_same_weights_once(self, station: Station, home: Path, tmp_path: Path) -> None:
         run_id = queue_run(station)
         # A lease nobody would wait for: its successor on the same machine sees that the process is gone.
