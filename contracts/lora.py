@@ -108,7 +108,8 @@ class LoraSettings(Frozen):
 
     strength_pattern: dict[LayerGlob, Strength] = Field(default_factory=dict, max_length=MOST_PATTERNS)
     """How strongly layers act in previews, held-out losses and the file, of what was trained, such as
-    {"up_blocks.*attn*": 0.5}; 1 for layers that no glob fits, the longest one that fits counts."""
+    {"up_blocks.*attn*": 0.5}; 1 for layers that no glob fits, the longest one that fits counts. A run that starts from
+    such a file goes on from what was trained, before its own strengths."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapter's inputs zeroed while training."""

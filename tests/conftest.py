@@ -35,7 +35,7 @@ LONGEST = (
     "trainer/test_strengths.py",
     "trainer/test_memory_saving.py",
 )
-"""By measured time; a file that is not named here comes in its usual place after them."""
+"""By measured time, in `make test` or `make test-slow`; a file not named here comes in its usual place after them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

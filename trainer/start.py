@@ -76,8 +76,8 @@ def refuse_other_base(path: Path, base_identity: str) -> None:
 def start_from(path: Path, model: Trainable) -> None:
     """Write the weights of a file that ``parent_of`` has looked at into what is trained.
 
-    Layers that its header says act less, or more, than they were trained to are as they were in training again: this
-    run's own strengths are of what is trained.
+    Layers that its header says act less, or more, than they were trained to are as they were in training again, or
+    begin anew where their strength was 0: this run's own strengths are of what is trained.
     """
     if model.bank is None:
         live = {component: named_weights(component, getattr(model.base, component)) for component in model.peak_rates}
@@ -85,10 +85,11 @@ def start_from(path: Path, model: Trainable) -> None:
             live[component][name].copy_(tensor)
         return
     state = model.state()
-    for name, tensor in load_adapter(path).state.items():
+    adapter = load_adapter(path)
+    for name, tensor in adapter.state.items():
         state[name].copy_(tensor)
-    if (header := read_header(path)) is not None:
-        Strengths(model.bank.named_parameters(), header.strength_pattern).undo()
+    if adapter.header is not None:
+        Strengths(model.bank.named_parameters(), adapter.header.strength_pattern).undo()
 
 
 class _Layer(NamedTuple):

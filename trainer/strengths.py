@@ -1,4 +1,4 @@
-"""How strongly an adapter's layers act where it is measured, shown and published: block weights, in place for a while.
+"""How strongly an adapter's layers act where it is measured, shown and published: block weights.
 
 Training itself never sees them. A layer's strength scales its update B A, so it scales B alone.
 """
@@ -44,7 +44,10 @@ class Strengths:
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Give updates that have their strengths what they had in training; what has strength 0 stays without one."""
+        """Give updates that have their strengths, for good, what they had in training.
+
+        What a strength of 0 has left nothing of begins anew.
+        """
         for up, strength in self._scaled:
-            if strength:
+            if strength and bool(up.any()):
                 up.div_(strength)

@@ -44,6 +44,7 @@ WAYS: dict[str, dict[str, Any]] = {
         **TEXTS,
     },
 }
+QUICK = "fp32, text encoders, ema"
 
 
 def full_recipe(folder: Path, base: Path, pictures: Path, **changes: Any) -> Path:
@@ -52,8 +53,7 @@ def full_recipe(folder: Path, base: Path, pictures: Path, **changes: Any) -> Pat
 
 
 class TestFull:
-    @pytest.mark.slow
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", [QUICK, *(pytest.param(w, marks=pytest.mark.slow) for w in WAYS if w != QUICK)])
     def test_stopped_and_started_again_ends_in_the_same_weights(
         self,
         way: str,

@@ -39,7 +39,6 @@ def run(capfd: pytest.CaptureFixture[str], *words: str) -> Any:
     return json.loads(capfd.readouterr().out)
 
 
-@pytest.mark.slow
 def test_the_form_is_the_one_asked_for_and_what_others_will_misread_is_told(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
