@@ -28,7 +28,10 @@ from safetensors import safe_open
 
 from tests.machine import machine_on
 from tests.memory import Memory, watched
+from trainer.recipe import read_recipe
+from trainer.weights import check_patterns
 
+REPOSITORY = Path(__file__).parents[2]
 MEMORY_BYTES = 16e9
 A_BASE_BYTES = 4e9
 """Less than the UNet in its smallest form: a process with more holds a base."""
@@ -43,6 +46,8 @@ SETTINGS = [
     "lora.rank=16",
     "lora.alpha=16",
     "lora.targets=attn",
+    "lora.alpha_pattern={}",
+    "lora.strength_pattern={}",
     "optimizer.warmup_steps=0",
     "output_name=full-size",
     "trigger_word=full size",
@@ -107,6 +112,17 @@ def story(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
         pictures["off"] = generate("generate with the LoRA at 0", "--weights=full-size@latest:0")
         _show(memory, trained)
         yield Story(memory, base, trained, weights, pictures)
+
+
+def test_its_settings_go_with_the_demos_recipe_as_it_is_today() -> None:
+    """So that the long tests below, which few run, are not refused the day the recipe changes."""
+    recipe = read_recipe(
+        REPOSITORY / "configs/train/demo.yaml",
+        SETTINGS,
+        base_dir=REPOSITORY / "bases/emoji-xl",
+        dataset_dirs=[REPOSITORY / "datasets/twemoji-style"],
+    )
+    check_patterns(recipe.base_dir, recipe.config)
 
 
 @pytest.mark.full
