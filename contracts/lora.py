@@ -16,12 +16,15 @@ from pydantic import Field, model_validator
 
 from contracts.base import TargetSet
 from contracts.config import Frozen
+from contracts.failures import FieldError
 
 Rank = Annotated[int, Field(ge=1, le=256)]
 Alpha = Annotated[float, Field(gt=0)]
 Strength = Annotated[float, Field(ge=0, le=4)]
 LayerGlob = Annotated[str, Field(min_length=1, max_length=200)]
 MOST_PATTERNS = 64
+PATTERNS = ("rank_pattern", "alpha_pattern", "strength_pattern")
+MISSPELT_HINT = "Layers are named as diffusers does: down_blocks.1.resnets.0.conv1."
 PublishedDialect = Literal["kohya", "diffusers"]
 """What one file can have; PEFT's is a folder."""
 
@@ -107,7 +110,7 @@ class LoraSettings(Frozen):
     """Other alphas for the layers whose names fit a glob; the longest one that fits counts."""
 
     strength_pattern: dict[LayerGlob, Strength] = Field(default_factory=dict, max_length=MOST_PATTERNS)
-    """How strongly layers act in previews, held-out losses and the file, of what was trained, such as
+    """How strongly layers act in previews, held-out losses and the file, from 0 to 4 times what was trained, such as
     {"up_blocks.*attn*": 0.5}; 1 for layers that no glob fits, the longest one that fits counts. A run that starts from
     such a file goes on from what was trained, before its own strengths."""
 
@@ -165,7 +168,12 @@ def by_pattern(patterns: Mapping[str, Value], name: str, otherwise: Value) -> Va
     return patterns[max(fitting, key=lambda pattern: (len(pattern), pattern))] if fitting else otherwise
 
 
-def idle_patterns(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Those that fit no name: misspelt."""
+def misspelt(lora: LoraSettings, names: Iterable[str]) -> list[FieldError]:
+    """Patterns of ranks, alphas and strengths that fit none of these names of adapted layers."""
     known = list(names)
-    return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in known)]
+    patterns = [(field, one) for field in PATTERNS for one in getattr(lora, field)]
+    return [
+        FieldError(pointer=f"/lora/{field}/{one}", message=f"fits none of the {len(known)} adapted layers")
+        for field, one in patterns
+        if not any(fnmatchcase(name, one) for name in known)
+    ]

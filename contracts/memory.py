@@ -261,6 +261,11 @@ def preview_images(config: TrainConfig) -> int:
     return max(1, min(config.batch_size // 2, len(config.preview.prompts)))
 
 
+def adapted_names(config: TrainConfig, base: BaseDescription) -> list[str]:
+    """The layers that a LoRA adapts, by the names that patterns know."""
+    return [name for component in config.lora.adaptations() for name in _layers(component, config, base)]
+
+
 def _way(config: TrainConfig, what: str) -> str:
     """By what name a profile has the step of a target set or text encoder, or of the whole UNet."""
     if config.method == "full":

@@ -74,6 +74,8 @@ class Inspection(Frozen):
                 "base": self.header.base_identity,
                 "trigger word": self.header.trigger_word or "none",
             }
+            if strengths := self.header.strength_pattern:
+                found["strengths"] = ", ".join(f"{one} at {strength:g}" for one, strength in strengths.items())
         if self.auto_v2 and self.auto_v3:
             found |= {
                 "AutoV1": self.auto_v1 or "none (under 2 MiB)",

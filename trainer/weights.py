@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from contracts.failures import FieldError, InvalidInput
-from contracts.lora import UNET, idle_patterns
+from contracts.failures import InvalidInput
+from contracts.lora import MISSPELT_HINT, PATTERNS, UNET, misspelt
 from contracts.train import TrainConfig
 from sdxl import attention
 from sdxl.base import TEXT_COMPONENTS, Base, load_base
@@ -141,23 +141,12 @@ def check_patterns(path: Path, config: TrainConfig) -> None:
     """
     if config.method != "lora":
         return
-    fields = ("rank_pattern", "alpha_pattern", "strength_pattern")
-    patterns = {field: [*getattr(config.lora, field)] for field in fields}
-    if not any(patterns.values()):
+    if not any(getattr(config.lora, field) for field in PATTERNS):
         return
     files, names = open_base(path), list[str]()
     for component, how in config.lora.adaptations().items():
         names += [peft_name(component, n) for n in adapted_modules(empty_network(files, component), how)]
-    names = [name.partition(".")[2] for name in names]
-    errors = [
-        FieldError(pointer=f"/lora/{field}/{pattern}", message=f"fits none of the {len(names)} adapted layers")
-        for field, given in patterns.items()
-        for pattern in idle_patterns(given, names)
-    ]
-    if errors:
+    if errors := misspelt(config.lora, [name.partition(".")[2] for name in names]):
         idle = ", ".join(dict.fromkeys(error.pointer.rpartition("/")[2] for error in errors))
-        raise InvalidInput(
-            errors,
-            message=f"No adapted layer of the base has a name that fits {idle}.",
-            hint="Layers are named as diffusers does: down_blocks.1.resnets.0.conv1.",
-        )
+        message = f"No adapted layer of the base has a name that fits {idle}."
+        raise InvalidInput(errors, message=message, hint=MISSPELT_HINT)

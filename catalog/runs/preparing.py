@@ -18,6 +18,8 @@ from catalog.runs.feeding import Fed, Problem
 from catalog.runs.recipes import load_recipe
 from contracts.config import digest
 from contracts.failures import FAILURES, FieldError, InvalidInput, PatinaError, pointer_to
+from contracts.lora import MISSPELT_HINT, misspelt
+from contracts.memory import adapted_names
 from contracts.objective import misfits
 from contracts.plan import Plan, fitted, make_plan, step_shape
 from contracts.run import RunRequest
@@ -67,6 +69,8 @@ def prepare(
     if config is not None and described is not None:
         errors = misfits(config.loss, described.denoising)
         problems += [Problem("/recipe", InvalidInput(errors))] if errors else []
+        if config.method == "lora" and (errors := misspelt(config.lora, adapted_names(config, described))):
+            problems.append(Problem("/recipe", InvalidInput(errors, hint=MISSPELT_HINT)))
     if config is not None and base is not None and config.init_from is not None and starting_point is not None:
         try:
             config = config.model_copy(update={"init_from": starting_point(session, owner, base, config)})
@@ -112,6 +116,9 @@ def _in_request(error: FieldError, request: RunRequest) -> FieldError:
     """Point at the override that is wrong, or at the recipe when the request does not touch the setting."""
     setting = error.pointer.strip("/").replace("/", ".")
     for dotted in request.overrides:
-        if setting == dotted or setting.startswith(f"{dotted}.") or dotted.startswith(f"{setting}."):
-            return FieldError(pointer=pointer_to(["overrides", dotted]), message=error.message)
+        inside = setting.startswith(f"{dotted}.")
+        if inside or setting == dotted or dotted.startswith(f"{setting}."):
+            # Of an override that is a mapping, what of it is wrong: its key may be a glob, so no part of the pointer.
+            message = f"{setting[len(dotted) + 1 :]}: {error.message}" if inside else error.message
+            return FieldError(pointer=pointer_to(["overrides", dotted]), message=message)
     return FieldError(pointer="/recipe", message=f"{setting}: {error.message}" if setting else error.message)

@@ -57,6 +57,29 @@ class TestCreate:
         claim = make.claim(Queue.TRAIN)
         assert (claim.kind, claim.subject_id) == (Kind.TRAIN, run.id)
 
+    def test_patterns_that_fit_no_layer_of_the_base_are_refused_each_by_its_name(
+        self, database: Database, make: Any, owner: str, recipes: Path
+    ) -> None:
+        make.base()
+        make.frozen(name="cats")
+        patterns = {"lora.rank_pattern": {"*.attn1.*": 4, "*.atn1.*": 4}, "lora.strength_pattern": {"up_blokcs.*": 9}}
+        with pytest.raises(InvalidInput) as refused:
+            _create(database, owner, _request("cats", overrides=patterns), recipes)
+        (error,) = refused.value.errors
+        assert error.pointer == "/overrides/lora.strength_pattern"
+        assert error.message == "up_blokcs.*: Input should be less than or equal to 4"
+        patterns["lora.strength_pattern"] = {"up_blokcs.*": 0.5}
+        with pytest.raises(InvalidInput) as refused:
+            _create(database, owner, _request("cats", overrides=patterns), recipes)
+        assert [(error.pointer, error.message) for error in refused.value.errors] == [
+            ("/overrides/lora.rank_pattern", "*.atn1.*: fits none of the 6 adapted layers"),
+            ("/overrides/lora.strength_pattern", "up_blokcs.*: fits none of the 6 adapted layers"),
+        ]
+        text = {"lora.text_encoder": {"rank": 4}, "lora.rank_pattern": {"text_model.layers.*": 4}}
+        assert _create(database, owner, _request("cats", overrides=text), recipes).status == RunStatus.QUEUED
+        full = {"method": "full", "lora.rank_pattern": {"*.atn1.*": 4}}
+        assert _create(database, owner, _request("cats", overrides=full), recipes).status == RunStatus.QUEUED
+
     def test_names_runs_after_their_recipe(self, make: Any) -> None:
         dataset_id = make.frozen()
         assert [make.run(dataset=dataset_id).name for _ in range(2)] == ["demo-1", "demo-2"]
