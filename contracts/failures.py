@@ -216,6 +216,11 @@ def pointer_to(parts: Sequence[int | str]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
+def keys_in(pointer: str) -> list[str]:
+    """The keys of a JSON pointer."""
+    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+
+
 class PatinaError(Exception):
     """A refusal or failure whose text may be shown: code, message, what to do next.
 

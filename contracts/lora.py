@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from contracts.base import TargetSet
 from contracts.config import Frozen
-from contracts.failures import FieldError
+from contracts.failures import FieldError, pointer_to
 
 Rank = Annotated[int, Field(ge=1, le=256)]
 Alpha = Annotated[float, Field(gt=0)]
@@ -24,7 +24,10 @@ Strength = Annotated[float, Field(ge=0, le=4)]
 LayerGlob = Annotated[str, Field(min_length=1, max_length=200)]
 MOST_PATTERNS = 64
 PATTERNS = ("rank_pattern", "alpha_pattern", "strength_pattern")
-MISSPELT_HINT = "Layers are named as diffusers does: down_blocks.1.resnets.0.conv1."
+MISSPELT_HINT = (
+    "Layers are named as diffusers does: down_blocks.1.resnets.0.conv1. Only those of lora.targets and of trained text "
+    "encoders are adapted; lora.alpha_pattern={} leaves out the alphas of a recipe, and so on."
+)
 PublishedDialect = Literal["kohya", "diffusers"]
 """What one file can have; PEFT's is a folder."""
 
@@ -173,7 +176,7 @@ def misspelt(lora: LoraSettings, names: Iterable[str]) -> list[FieldError]:
     known = list(names)
     patterns = [(field, one) for field in PATTERNS for one in getattr(lora, field)]
     return [
-        FieldError(pointer=f"/lora/{field}/{one}", message=f"fits none of the {len(known)} adapted layers")
+        FieldError(pointer=pointer_to(["lora", field, one]), message=f"fits none of the {len(known)} adapted layers")
         for field, one in patterns
         if not any(fnmatchcase(name, one) for name in known)
     ]

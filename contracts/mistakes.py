@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from contracts.failures import NAME_PATTERN, NAME_WORDS, FieldError, pointer_to
+from contracts.failures import NAME_PATTERN, NAME_WORDS, FieldError, keys_in, pointer_to
 from contracts.written import validated
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -112,7 +112,7 @@ def _within(inner: str, outer: str) -> bool:
 def _leave_out(values: dict[str, Any], pointer: str) -> bool:
     """Take away what is at a pointer, of a list all; False when it is not there."""
     owner, key, node = values, "", values
-    for part in (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]):
+    for part in keys_in(pointer):
         if not isinstance(node, dict):
             break
         if part not in node:

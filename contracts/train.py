@@ -103,8 +103,7 @@ class HeldOutSettings(Frozen):
     """Share by which a loss must be below the best one to count as a gain for stop_after."""
 
     keep_best: bool = True
-    """Whether a checkpoint is saved when the loss is the lowest since step 0 (whose own does not count), and kept
-    beside the newest ones."""
+    """Whether a checkpoint is saved when the loss is the lowest after step 0, and kept beside the newest ones."""
 
     publish: Literal["last", "best"] = "last"
     """The weights the run ends with: of its last step, or of the step whose loss was lowest."""

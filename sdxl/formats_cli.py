@@ -35,7 +35,8 @@ FAILED = 1
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    console = Console(highlight=False)
+    # What is shown comes from files: a bracket in it is no markup.
+    console = Console(highlight=False, markup=False, emoji=False)
     try:
         if options.verb == "inspect":
             _inspect(options, console)

@@ -187,7 +187,7 @@ def _words(event: Event) -> str:
                 + ("" if event.exact else " (not bit for bit: see the warnings)")
             )
         case events.HeldOut():
-            lowest = ", the lowest since training began" if event.best else ""
+            lowest = ", the lowest after step 0" if event.best else ""
             return f"step {event.step}: held-out loss {event.loss:.4f}{lowest}"
         case events.Preview():
             return f"step {event.step}: preview {event.file}  {event.prompt}"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from contracts.failures import InvalidInput
+from contracts.failures import InvalidInput, keys_in
 from contracts.lora import MISSPELT_HINT, PATTERNS, UNET, misspelt
 from contracts.train import TrainConfig
 from sdxl import attention
@@ -147,6 +147,6 @@ def check_patterns(path: Path, config: TrainConfig) -> None:
     for component, how in config.lora.adaptations().items():
         names += [peft_name(component, n) for n in adapted_modules(empty_network(files, component), how)]
     if errors := misspelt(config.lora, [name.partition(".")[2] for name in names]):
-        idle = ", ".join(dict.fromkeys(error.pointer.rpartition("/")[2] for error in errors))
+        idle = ", ".join(dict.fromkeys(keys_in(error.pointer)[-1] for error in errors))
         message = f"No adapted layer of the base has a name that fits {idle}."
         raise InvalidInput(errors, message=message, hint=MISSPELT_HINT)

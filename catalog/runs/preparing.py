@@ -17,7 +17,7 @@ from catalog.runs import feeding, repository
 from catalog.runs.feeding import Fed, Problem
 from catalog.runs.recipes import load_recipe
 from contracts.config import digest
-from contracts.failures import FAILURES, FieldError, InvalidInput, PatinaError, pointer_to
+from contracts.failures import FAILURES, FieldError, InvalidInput, PatinaError, keys_in, pointer_to
 from contracts.lora import MISSPELT_HINT, misspelt
 from contracts.memory import adapted_names
 from contracts.objective import misfits
@@ -114,7 +114,7 @@ def _all_at_once(problems: list[Problem], request: RunRequest) -> PatinaError:
 
 def _in_request(error: FieldError, request: RunRequest) -> FieldError:
     """Point at the override that is wrong, or at the recipe when the request does not touch the setting."""
-    setting = error.pointer.strip("/").replace("/", ".")
+    setting = ".".join(keys_in(error.pointer))
     for dotted in request.overrides:
         inside = setting.startswith(f"{dotted}.")
         if inside or setting == dotted or dotted.startswith(f"{setting}."):

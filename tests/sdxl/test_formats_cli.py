@@ -76,6 +76,12 @@ class TestInspect:
             assert words in text
         assert ["unet", "1", "1", "0", "0", "4", "2", "44"] in [line.split() for line in shown.splitlines()]
 
+    def test_shows_what_a_header_says_as_it_is(self, tmp_path, capsys):
+        header = make_header().model_copy(update={"strength_pattern": {"*.to_[qk]": 0.5, "mid_block.[/x]": 2}})
+        save_adapter(tmp_path / "x.safetensors", STATE, header)
+        assert main(["inspect", str(tmp_path / "x.safetensors")]) == 0
+        assert "*.to_[qk] at 0.5, mid_block.[/x] at 2" in capsys.readouterr().out
+
     def test_finds_a_hash_that_is_not_so(self, tmp_path, capsys):
         save_file(STATE, tmp_path / "x.safetensors", {"sshs_model_hash": "0" * 64})
         assert main(["inspect", str(tmp_path / "x.safetensors"), "--json"]) == 0

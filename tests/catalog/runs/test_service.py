@@ -68,12 +68,12 @@ class TestCreate:
         (error,) = refused.value.errors
         assert error.pointer == "/overrides/lora.strength_pattern"
         assert error.message == "up_blokcs.*: Input should be less than or equal to 4"
-        patterns["lora.strength_pattern"] = {"up_blokcs.*": 0.5}
+        patterns["lora.strength_pattern"] = {"up_blocks/[01]/*": 0.5}
         with pytest.raises(InvalidInput) as refused:
             _create(database, owner, _request("cats", overrides=patterns), recipes)
         assert [(error.pointer, error.message) for error in refused.value.errors] == [
             ("/overrides/lora.rank_pattern", "*.atn1.*: fits none of the 6 adapted layers"),
-            ("/overrides/lora.strength_pattern", "up_blokcs.*: fits none of the 6 adapted layers"),
+            ("/overrides/lora.strength_pattern", "up_blocks/[01]/*: fits none of the 6 adapted layers"),
         ]
         text = {"lora.text_encoder": {"rank": 4}, "lora.rank_pattern": {"text_model.layers.*": 4}}
         assert _create(database, owner, _request("cats", overrides=text), recipes).status == RunStatus.QUEUED
