@@ -221,6 +221,11 @@ def keys_in(pointer: str) -> list[str]:
     return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
 
 
+def dotted(pointer: str) -> str:
+    """What a JSON pointer into a recipe points at, as settings are called."""
+    return ".".join(keys_in(pointer))
+
+
 class PatinaError(Exception):
     """A refusal or failure whose text may be shown: code, message, what to do next.
 

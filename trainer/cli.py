@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from contracts.events import Finished
-from contracts.failures import FAILURES, InvalidInput, PatinaError
+from contracts.failures import FAILURES, InvalidInput, PatinaError, dotted
 from contracts.loading import loading
 from contracts.rundir import Failed, RunDir
 from contracts.settings import waiting_threads
@@ -175,7 +175,7 @@ def _default_cache() -> Path:
 def _explain(error: PatinaError, console: Console) -> None:
     lines = [f"error ({error.code}): {error.message}"]
     if isinstance(error, InvalidInput):
-        named = [(one.pointer.strip("/").replace("/", "."), one.message) for one in error.errors]
+        named = [(dotted(one.pointer), one.message) for one in error.errors]
         lines += [f"  {name}: {message}" if name else f"  {message}" for name, message in named]
     console.print("\n".join([*lines, error.hint]), markup=False, highlight=False, soft_wrap=True)
 

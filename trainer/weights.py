@@ -139,9 +139,7 @@ def check_patterns(path: Path, config: TrainConfig) -> None:
     Raises:
         InvalidInput: every one of them at once.
     """
-    if config.method != "lora":
-        return
-    if not any(getattr(config.lora, field) for field in PATTERNS):
+    if config.method != "lora" or not any(getattr(config.lora, field) for field in PATTERNS):
         return
     files, names = open_base(path), list[str]()
     for component, how in config.lora.adaptations().items():

@@ -17,7 +17,7 @@ from catalog.runs import feeding, repository
 from catalog.runs.feeding import Fed, Problem
 from catalog.runs.recipes import load_recipe
 from contracts.config import digest
-from contracts.failures import FAILURES, FieldError, InvalidInput, PatinaError, keys_in, pointer_to
+from contracts.failures import FAILURES, FieldError, InvalidInput, PatinaError, dotted, pointer_to
 from contracts.lora import MISSPELT_HINT, misspelt
 from contracts.memory import adapted_names
 from contracts.objective import misfits
@@ -114,11 +114,11 @@ def _all_at_once(problems: list[Problem], request: RunRequest) -> PatinaError:
 
 def _in_request(error: FieldError, request: RunRequest) -> FieldError:
     """Point at the override that is wrong, or at the recipe when the request does not touch the setting."""
-    setting = ".".join(keys_in(error.pointer))
-    for dotted in request.overrides:
-        inside = setting.startswith(f"{dotted}.")
-        if inside or setting == dotted or dotted.startswith(f"{setting}."):
+    setting = dotted(error.pointer)
+    for override in request.overrides:
+        inside = setting.startswith(f"{override}.")
+        if inside or setting == override or override.startswith(f"{setting}."):
             # Of an override that is a mapping, what of it is wrong: its key may be a glob, so no part of the pointer.
-            message = f"{setting[len(dotted) + 1 :]}: {error.message}" if inside else error.message
-            return FieldError(pointer=pointer_to(["overrides", dotted]), message=message)
+            message = f"{setting[len(override) + 1 :]}: {error.message}" if inside else error.message
+            return FieldError(pointer=pointer_to(["overrides", override]), message=message)
     return FieldError(pointer="/recipe", message=f"{setting}: {error.message}" if setting else error.message)

@@ -115,10 +115,10 @@ class TestZeroTerminalSnr:
         assert "/loss/zero_terminal_snr: needs v-prediction" in outcome.message
 
 
-class TestTimestepRange:
-    def test_changes_what_is_learned(self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path) -> None:
+class TestNoiseOffsetAndTimestepRange:
+    def test_change_what_is_learned(self, base_dir: Path, pictures: Path, cache_dir: Path, tmp_path: Path) -> None:
         found = []
-        for number, loss in enumerate(({}, {"min_timestep": 900}, {"max_timestep": 50})):
+        for number, loss in enumerate(({}, {"noise_offset": 0.5}, {"min_timestep": 900}, {"max_timestep": 50})):
             changes = {f"loss__{key}": value for key, value in loss.items()}
             recipe = make_recipe(
                 tmp_path / "r.yaml", base_dir, pictures, steps=1, optimizer__warmup_steps=0, preview__prompts=[],
@@ -126,7 +126,7 @@ class TestTimestepRange:
             )  # fmt: skip
             assert train(recipe, tmp_path / f"run-{number}", cache_dir) == 0
             found += losses(tmp_path / f"run-{number}")
-        assert len(set(found)) == 3
+        assert len(set(found)) == 4
 
 
 class TestEverythingOfTheObjective:
